@@ -1,0 +1,1 @@
+"""The engine: it knows graphs, keys, files and machines, and no compression method."""

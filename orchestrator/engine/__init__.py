@@ -1,0 +1,1 @@
+"""How a plan runs: the scheduler, the worker that runs one node, the executors and where to run."""

@@ -1,0 +1,1 @@
+"""Where nodes run: in this process, or in stage-host actors on Ray."""

@@ -1,0 +1,1 @@
+"""What is kept: objects, blobs, artifact records, leases and the ledger of runs."""
