@@ -1,0 +1,84 @@
+"""The store as the rest of the house sees it: a few conditional operations on small objects, and blobs by content.
+
+Everything above (artifact records, leases, the ledger) is built from these operations alone, and a back end has nothing
+else to provide. Each operation either took effect whole or not at all. Paths are relative, with forward slashes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.errors import UsageError
+
+DEFAULT_STORE = ".orchestrator"
+STORE_VARIABLE = "ORCHESTRATOR_STORE"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A small object and the version that a conditional change must name (a content digest here, an ETag on S3)."""
+
+    data: bytes
+    version: str
+
+
+class Store(Protocol):
+    """Operations of a back end. `durable=False` may be used for what need not outlive the machine (leases, progress)."""
+
+    url: str
+
+    def read(self, path: str) -> Entry | None:
+        """The object, or None if there is none."""
+
+    def create(self, path: str, data: bytes, *, durable: bool = True) -> str | None:
+        """Store a new object and return its version; None, changing nothing, if one exists: the first writer wins."""
+
+    def replace(self, path: str, data: bytes, *, version: str, durable: bool = True) -> str | None:
+        """Replace the object only if it still has `version`; returns the new version, or None if it has moved on."""
+
+    def delete(self, path: str, *, version: str | None = None) -> bool:
+        """Remove the object (only if it still has `version`, where one is given); False if nothing was removed."""
+
+    def append(self, path: str, data: bytes) -> None:
+        """Add to a log that has any number of readers and one writer at a time."""
+
+    def read_log(self, path: str, *, offset: int = 0) -> bytes:
+        """What was appended, from byte `offset` on; empty if there is no such log."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Names directly below a folder-like prefix, in no order."""
+
+    def put_blob(self, source: Path, digest: str) -> None:
+        """Take over a local file as the blob `digest`; the source is moved or removed."""
+
+    def has_blob(self, digest: str, size_bytes: int) -> bool:
+        """Whether the blob is there with this size; reads no content."""
+
+    def blob_path(self, digest: str) -> Path:
+        """A local, read-only file with the blob's content (not verified); raises FileNotFoundError."""
+
+    def workspace(self, name: str) -> Path:
+        """A local folder for work in progress from which `put_blob` is cheap; made if needed."""
+
+    def remove_workspace(self, name: str) -> None:
+        """Remove a workspace and all in it; quiet if there is none."""
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half written."""
+
+
+def open_store(url: str | None = None) -> Store:
+    """The store at `url`; by default the variable ORCHESTRATOR_STORE, else the folder `.orchestrator` here."""
+    place = url or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
+    if "://" in place and not place.startswith("file://"):
+        raise UsageError(
+            f'store "{place}": this version keeps artifacts in a local folder only; object storage is not supported yet',
+            next_step="orchestrator --store ./artifacts ...",
+        )
+    from orchestrator.store.local import LocalStore
+
+    return LocalStore(Path(place.removeprefix("file://")))

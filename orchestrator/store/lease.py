@@ -1,0 +1,162 @@
+"""One holder per key, across processes and machines.
+
+A lease is a small object: who holds it, and a beat that the holder keeps raising. Whoever wants it takes it over when the
+holder is a dead process of this very machine, or when the beat has not moved for `TTL_S` seconds *of the observer's own
+clock*: clocks of two machines are never compared. Each change names the version it replaces, so two observers cannot both
+win, and a holder that was taken over finds out at its next beat and stops. Publication does not rest on this: a record is
+created by its first writer only, whoever that is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import LeaseLost
+from orchestrator.store.base import Entry, Store
+from orchestrator.store.processes import host_identity, process_is_alive, process_started
+
+TTL_S = 60.0
+BEAT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as its object says."""
+
+    token: str
+    host: str
+    process_id: int
+    started: str
+    run: str
+    beat: int = 0
+
+    def is_dead_here(self) -> bool:
+        """True if it was a process of this machine and is gone; False also where this cannot be known."""
+        return self.host == host_identity() and not process_is_alive(self.process_id, self.started)
+
+
+@dataclass
+class Lease:
+    """A lease this process holds; `check` raises LeaseLost once it was taken over."""
+
+    path: str
+    holder: Holder
+    version: str
+    lost: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def check(self) -> None:
+        if self.lost:
+            raise LeaseLost(f"{self.path}: another process took this work over; stopping here")
+
+
+class Leases:
+    """Takes, keeps and returns leases in one store. One background thread beats for all of them."""
+
+    def __init__(self, store: Store, *, run: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.store = store
+        self.run = run
+        self.clock = clock
+        self._held: dict[str, Lease] = {}
+        self._seen: dict[str, tuple[str, float]] = {}
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self, name: str, *, stale_version: str | None = None) -> Lease | Holder:
+        """The lease, or its present holder. `stale_version`: a version that an observer has seen stand still too long."""
+        path = f"leases/{name}"
+        mine = Holder(uuid.uuid4().hex, host_identity(), os.getpid(), process_started(os.getpid()), self.run)
+        data = _encode(mine)
+        version = self.store.create(path, data, durable=False)
+        while version is None:
+            entry = self.store.read(path)
+            if entry is None:
+                version = self.store.create(path, data, durable=False)
+                continue
+            holder = decode_holder(entry)
+            if holder is not None and not (holder.is_dead_here() or entry.version == stale_version or self.is_stale(name)):
+                return holder
+            version = self.store.replace(path, data, version=entry.version, durable=False)
+        lease = Lease(path, mine, version)
+        self._held[name] = lease
+        self._beat_in_background()
+        return lease
+
+    def holder(self, name: str) -> tuple[Holder, str] | None:
+        """The live holder and the version of its lease; None if the lease is free, its holder dead or its beat stale."""
+        entry = self.store.read(f"leases/{name}")
+        if entry is None:
+            return None
+        holder = decode_holder(entry)
+        if holder is None or holder.is_dead_here() or self._stood_still(name, entry):
+            return None
+        return holder, entry.version
+
+    def is_stale(self, name: str) -> bool:
+        """Whether this process has watched the lease without a beat for TTL_S seconds of its own clock."""
+        entry = self.store.read(f"leases/{name}")
+        return entry is not None and self._stood_still(name, entry)
+
+    def release(self, name: str) -> None:
+        """Give the lease back; only its holder can, and a lost lease is left to its new holder."""
+        lease = self._held.pop(name, None)
+        if lease is not None:
+            with lease.lock:
+                self.store.delete(lease.path, version=lease.version)
+
+    def beat(self) -> None:
+        """Raise the beat of every lease held; marks those that were taken over as lost."""
+        for lease in list(self._held.values()):
+            with lease.lock:
+                if lease.lost or lease.path.removeprefix("leases/") not in self._held:
+                    continue
+                lease.holder = Holder(**{**vars(lease.holder), "beat": lease.holder.beat + 1})
+                version = self.store.replace(lease.path, _encode(lease.holder), version=lease.version, durable=False)
+                lease.lost = version is None
+                lease.version = version or lease.version
+
+    def close(self) -> None:
+        """Return all leases and stop beating."""
+        for name in list(self._held):
+            self.release(name)
+        self._wake.set()
+
+    def _stood_still(self, name: str, entry: Entry) -> bool:
+        version, since = self._seen.get(name, ("", 0.0))
+        if version != entry.version:
+            self._seen[name] = (entry.version, self.clock())
+            return False
+        return self.clock() - since > TTL_S
+
+    def _beat_in_background(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._wake.clear()
+            self._thread = threading.Thread(target=self._keep_beating, name="lease-beat", daemon=True)
+            self._thread.start()
+
+    def _keep_beating(self) -> None:
+        while not self._wake.wait(BEAT_S):
+            try:
+                self.beat()
+            except Exception:  # noqa: BLE001, S112 - a store that is away for a moment must not end the beating
+                continue
+
+
+def decode_holder(entry: Entry) -> Holder | None:
+    """The holder named in a lease object; None if the object is damaged, and so free to take."""
+    try:
+        content: dict[str, Any] = json.loads(entry.data)
+        return Holder(**content)
+    except (ValueError, TypeError):
+        return None
+
+
+def _encode(holder: Holder) -> bytes:
+    return json.dumps(vars(holder), sort_keys=True).encode()
