@@ -9,14 +9,14 @@ import fcntl
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import StoreError
 from orchestrator.store.base import Entry
 from orchestrator.store.blobs import digest_bytes
-from orchestrator.store.processes import process_is_alive
+from orchestrator.store.processes import host_identity, process_is_alive
 
 _NUM_LOCKS = 64
 
@@ -49,7 +49,7 @@ class LocalStore:
         finally:
             os.unlink(temporary)
         if durable:
-            _flush_folder(target.parent)
+            _flush(target.parent)
         return digest_bytes(data)
 
     def replace(self, path: str, data: bytes, *, version: str, durable: bool = True) -> str | None:
@@ -59,7 +59,7 @@ class LocalStore:
                 return None
             os.replace(self._write_temporary(data, durable=durable), self.root / path)
         if durable:
-            _flush_folder((self.root / path).parent)
+            _flush((self.root / path).parent)
         return digest_bytes(data)
 
     def delete(self, path: str, *, version: str | None = None) -> bool:
@@ -107,7 +107,7 @@ class LocalStore:
         _flush(source)
         os.chmod(source, 0o444)
         self._place(lambda: os.replace(source, target), target)
-        _flush_folder(target.parent)
+        _flush(target.parent)
 
     def has_blob(self, digest: str, size_bytes: int) -> bool:
         try:
@@ -161,8 +161,7 @@ class LocalStore:
             ) from error
         return path
 
-    def _place(self, move: object, target: Path) -> None:
-        assert callable(move)
+    def _place(self, move: Callable[[], None], target: Path) -> None:
         try:
             move()
         except FileNotFoundError:
@@ -180,8 +179,6 @@ class LocalStore:
 
 
 def _host_tag() -> str:
-    from orchestrator.store.processes import host_identity
-
     return host_identity().replace("-", "")[:12]
 
 
@@ -192,5 +189,3 @@ def _flush(path: Path) -> None:
     finally:
         os.close(descriptor)
 
-
-_flush_folder = _flush

@@ -1,0 +1,163 @@
+"""Artifact records: the only place where a path inside the store's `artifacts/` is spelled.
+
+`artifacts/<stage>/<key>/record.json` is the finished mark. It is created last, by its first writer only; whoever sees it can
+read every blob that it names. A record that cannot be read, or whose blobs are gone, is no hit: it is set aside under
+`quarantine/` by the next process that makes the artifact.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import IntegrityError, StoreError
+from orchestrator.store.base import Store
+from orchestrator.store.blobs import digest_bytes, digest_file, verify_file
+from stages.contract import Artifact
+
+FORMAT = 1
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of an artifact: the blob that holds its content."""
+
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is kept of an artifact beside its files. `content_digest` covers files and metrics, not measurements."""
+
+    key: str
+    stage: str
+    kind: str
+    identity: Mapping[str, Any]
+    files: Mapping[str, FileEntry]
+    metrics: Mapping[str, Any]
+    measurements: Mapping[str, Any]
+    content_digest: str
+    input_digests: Mapping[str, str]
+    source_digest: str
+    label: str
+    run: str
+    attempt: int
+    finished: str
+    seconds: float
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size_bytes for entry in self.files.values())
+
+
+class Artifacts:
+    """Records and files of finished artifacts in one store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def find(self, stage: str, key: str) -> Record | None:
+        """The finished artifact, if its record is sound and its blobs are there; reads no blob."""
+        entry = self.store.read(_record_path(stage, key))
+        record = _decode(entry.data, key=key) if entry is not None else None
+        if record is None or not all(self.store.has_blob(file.digest, file.size_bytes) for file in record.files.values()):
+            return None
+        return record
+
+    def all_records(self, stage: str | None = None) -> Iterator[Record]:
+        """Every sound record, of one stage or of all, in no order."""
+        for name in [stage] if stage is not None else list(self.store.list("artifacts")):
+            for key in self.store.list(f"artifacts/{name}"):
+                entry = self.store.read(_record_path(name, key))
+                record = _decode(entry.data, key=key) if entry is not None else None
+                if record is not None:
+                    yield record
+
+    def keys_starting(self, prefix: str) -> list[tuple[str, str]]:
+        """(stage, key) of the finished artifacts whose key starts so."""
+        return [
+            (stage, key)
+            for stage in self.store.list("artifacts")
+            for key in self.store.list(f"artifacts/{stage}")
+            if key.startswith(prefix) and self.store.read(_record_path(stage, key)) is not None
+        ]
+
+    def take_files(self, folder: Path) -> dict[str, FileEntry]:
+        """Move every file under `folder` into the store's blobs; returns them by name. Refuses links and odd names."""
+        files = {}
+        for path in sorted(folder.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                continue
+            name = path.relative_to(folder).as_posix()
+            if path.is_symlink() or not path.is_file() or not _SAFE_NAME.fullmatch(name):
+                raise StoreError(
+                    f"the stage wrote {name!r}, which cannot be part of an artifact",
+                    next_step="write plain files named in letters, digits, '.', '_' and '-' only",
+                )
+            size_bytes = path.stat().st_size
+            digest = digest_file(path, size_bytes)
+            self.store.put_blob(path, digest)
+            files[name] = FileEntry(digest=digest, size_bytes=size_bytes)
+        return files
+
+    def publish(self, record: Record, *, supersede: bool = False) -> Record:
+        """Create the record and return the one that stands: ours, or an earlier writer's.
+
+        `supersede` puts ours in place of an earlier one (a re-run on purpose); the earlier one is kept beside it. A record
+        that stands but is no hit (damaged, blobs missing) is always superseded.
+        """
+        path = _record_path(record.stage, record.key)
+        data = json.dumps({"format": FORMAT, **asdict(record)}, sort_keys=True).encode()
+        while self.store.create(path, data) is None:
+            standing = None if supersede else self.find(record.stage, record.key)
+            if standing is not None:
+                return standing
+            entry = self.store.read(path)
+            if entry is not None:
+                aside = f"quarantine/{record.stage}/{record.key}/{entry.version[:16]}.json"
+                self.store.create(aside, entry.data)
+                if self.store.replace(path, data, version=entry.version) is not None:
+                    return record
+        return record
+
+    def open(self, record: Record) -> Artifact:
+        """The artifact's files as local paths, each verified against its digest; IntegrityError names what is damaged."""
+        paths = {}
+        for name, file in record.files.items():
+            try:
+                paths[name] = self.store.blob_path(file.digest)
+                verify_file(paths[name], digest=file.digest, size_bytes=file.size_bytes)
+            except FileNotFoundError as error:
+                raise IntegrityError(f"artifact {record.key[:8]}: the content of {name} is missing from the store") from error
+        return Artifact(
+            kind=record.kind, key=record.key, files=paths, metrics={**record.metrics}, stage=record.stage, label=record.label
+        )
+
+
+def content_digest(files: Mapping[str, FileEntry], metrics: Mapping[str, Any]) -> str:
+    """Digest of what a stage made: its files and its metrics, without anything read off a clock."""
+    content = {"files": {name: entry.digest for name, entry in files.items()}, "metrics": metrics}
+    return digest_bytes(json.dumps(content, sort_keys=True).encode())
+
+
+def _record_path(stage: str, key: str) -> str:
+    return f"artifacts/{stage}/{key}/record.json"
+
+
+def _decode(data: bytes, *, key: str) -> Record | None:
+    try:
+        content = json.loads(data)
+        if content.pop("format") != FORMAT or content["key"] != key:
+            return None
+        content["files"] = {name: FileEntry(**entry) for name, entry in content["files"].items()}
+        return Record(**content)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None

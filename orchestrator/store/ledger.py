@@ -1,0 +1,141 @@
+"""The ledger: what every run was asked, and what happened, append-only. The truth about a run, read by all that shows one.
+
+    runs/<id>/run.json                    the request: workflow text, overrides, plan; created once
+    runs/<id>/events.jsonl                what happened, one JSON object a line
+    runs/<id>/nodes/<node>/progress.jsonl steps and metrics of a running stage
+    runs/<id>/nodes/<node>/attempt-N.log  what the stage printed
+    runs/<id>/cancel                      someone asked the run to stop
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.store.base import Store
+
+_ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that reads like something else
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What a run was asked to do, as written when it began."""
+
+    id: str
+    created: str
+    content: Mapping[str, Any]
+
+
+class Ledger:
+    """Runs and their events in one store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def begin(self, content: Mapping[str, Any]) -> str:
+        """Record a new run and return its id: eight letters and digits, to be selected with a double click."""
+        while True:
+            run = "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
+            data = json.dumps({"id": run, "created": now_text(), **content}).encode()
+            if self.store.create(f"runs/{run}/run.json", data, durable=False) is not None:
+                return run
+
+    def write(self, run: str, events: Iterable[Mapping[str, Any]]) -> None:
+        """Append events, each stamped with the present time."""
+        stamp = now_text()
+        lines = "".join(json.dumps({"time": stamp, **event}) + "\n" for event in events)
+        if lines:
+            self.store.append(f"runs/{run}/events.jsonl", lines.encode())
+
+    def events(self, run: str, *, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Events from byte `offset` on, and the offset after them; a line that is still being written waits."""
+        return _whole_lines(self.store.read_log(f"runs/{run}/events.jsonl", offset=offset), offset)
+
+    def request(self, run: str) -> RunRequest:
+        """The run's request; UsageError if there is no such run."""
+        entry = self.store.read(f"runs/{run}/run.json")
+        if entry is None:
+            raise UsageError(f'no run "{run}" in {self.store.url}', next_step="orchestrator ls")
+        content = json.loads(entry.data)
+        return RunRequest(id=content.pop("id"), created=content.pop("created"), content=content)
+
+    def runs(self) -> list[RunRequest]:
+        """All runs, newest first."""
+        found = [self.request(run) for run in self.store.list("runs") if self.store.read(f"runs/{run}/run.json") is not None]
+        return sorted(found, key=lambda request: (request.created, request.id), reverse=True)
+
+    def resolve(self, name: str) -> str:
+        """The id that `name` means: a unique prefix, `@last` or `@last-failed`; UsageError lists what it could be."""
+        if name.startswith("@"):
+            return self._resolve_relative(name)
+        found = [run for run in self.store.list("runs") if run.startswith(name)] if name else []
+        if len(found) == 1:
+            return found[0]
+        if name in found:
+            return name
+        which = f"means several runs: {', '.join(sorted(found)[:6])}" if found else f"is no run in {self.store.url}"
+        raise UsageError(f'"{name}" {which}', next_step="orchestrator ls")
+
+    def ask_to_cancel(self, run: str) -> None:
+        """Leave the mark that makes whoever drives the run stop it."""
+        self.store.create(f"runs/{run}/cancel", b"", durable=False)
+
+    def is_cancel_asked(self, run: str) -> bool:
+        """Whether someone asked the run to stop."""
+        return self.store.read(f"runs/{run}/cancel") is not None
+
+    def write_progress(self, run: str, node: str, *, attempt: int, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Append one line of progress of a running node."""
+        line = json.dumps({"time": now_text(), "attempt": attempt, "step": step, "total": total, "metrics": dict(metrics)})
+        self.store.append(f"runs/{run}/nodes/{node}/progress.jsonl", line.encode() + b"\n")
+
+    def progress(self, run: str, node: str, *, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Progress of a node from byte `offset` on, and the offset after it."""
+        return _whole_lines(self.store.read_log(f"runs/{run}/nodes/{node}/progress.jsonl", offset=offset), offset)
+
+    def log_path(self, run: str, node: str, attempt: int) -> str:
+        """Where in the store an attempt's log is."""
+        return f"runs/{run}/nodes/{node}/attempt-{attempt}.log"
+
+    def log_attempts(self, run: str, node: str) -> list[int]:
+        """Numbers of the attempts that left a log."""
+        names = self.store.list(f"runs/{run}/nodes/{node}")
+        return sorted(int(name[8:-4]) for name in names if name.startswith("attempt-") and name.endswith(".log"))
+
+    def read_log(self, run: str, node: str, attempt: int, *, offset: int = 0) -> bytes:
+        """What the attempt printed, from byte `offset` on."""
+        return self.store.read_log(self.log_path(run, node, attempt), offset=offset)
+
+    def _resolve_relative(self, name: str) -> str:
+        if name not in ("@last", "@last-failed"):
+            raise UsageError(f'"{name}" is no run; expected an id, the beginning of one, @last or @last-failed')
+        for request in self.runs():
+            if name == "@last" or any(event.get("state") == "failed" for event in self.events(request.id)[0][-1:]):
+                return request.id
+        raise UsageError(f"no {'failed ' if name != '@last' else ''}run in {self.store.url}", next_step="orchestrator ls")
+
+
+def node_folder(node: str, key: str) -> str:
+    """The folder of a node inside a run: its name and the beginning of its key, since labels hold odd characters."""
+    return f"{node}-{key[:12]}"
+
+
+def now_text() -> str:
+    """The present time in UTC, to the millisecond, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _whole_lines(data: bytes, offset: int) -> tuple[list[dict[str, Any]], int]:
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = []
+    for line in whole.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue  # a line torn by a loss of power
+    return lines, offset + len(whole)
