@@ -1,0 +1,1 @@
+"""Models: how they are built, carried between stages, changed by transforms and measured."""

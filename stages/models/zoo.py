@@ -1,0 +1,172 @@
+"""Architectures by name: two micro models of our own and every classification model of timm.
+
+Knows how to build a network from an `Architecture`; knows no files and no transforms.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+import stages.models.compat  # noqa: F401 - timm does not import without it
+from stages.ops.input_spec import InputSpec
+
+
+class Architecture(BaseModel):
+    """What to build: names and numbers only, so it can be written to `model.json` and built again anywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    builder: Literal["timm", "own"]
+    name: str
+    arguments: Mapping[str, Any] = Field(default_factory=dict)
+    input_spec: InputSpec
+    class_names: tuple[str, ...] = Field(min_length=1)
+
+
+class ConvNet(nn.Module):
+    """Convolution, batch norm and ReLU per stage, then the mean over all places and a linear head.
+
+    (B, channels, H, W) -> (B, classes). With the defaults, one 8x8 channel and 10 classes: 28,490 parameters and 1,124,672
+    multiply-accumulates.
+    """
+
+    def __init__(
+        self, *, channels: int, num_classes: int, widths: tuple[int, ...], strides: tuple[int, ...], kernel_size: int
+    ) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        before = channels
+        for width, stride in zip(widths, strides, strict=True):
+            convolution = nn.Conv2d(before, width, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+            blocks.append(nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU()))
+            before = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(before, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.blocks(images)
+        scores: Tensor = self.head(features.mean((2, 3)))
+        return scores
+
+
+def _vit_micro(spec: InputSpec, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    known = {
+        "patch_size": 2,
+        "embed_dim": 64,
+        "depth": 4,
+        "num_heads": 4,
+        "mlp_ratio": 2.0,
+        "drop_rate": 0.0,
+        "proj_drop_rate": 0.0,
+        "attn_drop_rate": 0.0,
+        "drop_path_rate": 0.0,
+    }
+    chosen = _with_defaults("vit_micro", known, arguments)
+    patch, heads = chosen["patch_size"], chosen["num_heads"]
+    if spec.height % patch or spec.width % patch:
+        raise ValueError(f"vit_micro: image {spec.height}x{spec.width} is not divisible by patch_size {patch}")
+    if chosen["embed_dim"] % heads:
+        raise ValueError(f"vit_micro: embed_dim {chosen['embed_dim']} is not divisible by num_heads {heads}")
+    model: nn.Module = VisionTransformer(
+        img_size=(spec.height, spec.width), in_chans=spec.channels, num_classes=num_classes, **chosen
+    )
+    return model
+
+
+def _cnn_micro(spec: InputSpec, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+    chosen = _with_defaults("cnn_micro", {"widths": (32, 48, 32), "strides": (1, 1, 2), "kernel_size": 3}, arguments)
+    widths, strides = tuple(chosen["widths"]), tuple(chosen["strides"])
+    if len(widths) != len(strides) or not widths:
+        raise ValueError(f"cnn_micro: {len(widths)} widths and {len(strides)} strides; expected one stride per width")
+    return ConvNet(
+        channels=spec.channels, num_classes=num_classes, widths=widths, strides=strides, kernel_size=chosen["kernel_size"]
+    )
+
+
+OWN: Mapping[str, Callable[[InputSpec, int, Mapping[str, Any]], nn.Module]] = {"cnn_micro": _cnn_micro, "vit_micro": _vit_micro}
+"""The networks that timm does not have, by name."""
+
+
+def find_architecture(
+    name: str, arguments: Mapping[str, Any], *, input_spec: InputSpec, class_names: tuple[str, ...]
+) -> Architecture:
+    """The architecture called `name` for these images and classes.
+
+    Raises:
+        ValueError: neither we nor timm have it; the message has the nearest names.
+    """
+    if name in OWN:
+        builder: Literal["timm", "own"] = "own"
+    else:
+        import timm
+
+        builder = "timm"
+        if not timm.is_model(name.partition(".")[0]):
+            names = [*OWN, *timm.list_models()]
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(
+                f"unknown model {name!r}.{hint} Known: {', '.join(OWN)} and the {len(names) - len(OWN)} models of timm"
+            )
+    return Architecture(builder=builder, name=name, arguments=dict(arguments), input_spec=input_spec, class_names=class_names)
+
+
+def build_network(architecture: Architecture, *, seed: int, pretrained: bool = True) -> nn.Module:
+    """The network with initial weights that follow from `seed`; torch's own random state is left as it was.
+
+    Args:
+        architecture: what to build.
+        seed: of the initial weights.
+        pretrained: False leaves out the download that `pretrained: true` among the arguments asks for.
+
+    Raises:
+        ValueError: an argument is unknown or does not fit.
+        RuntimeError: pretrained weights are asked for and cannot be had.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        spec, num_classes = architecture.input_spec, len(architecture.class_names)
+        if architecture.builder == "own":
+            if architecture.name not in OWN:
+                raise ValueError(f"unknown own model {architecture.name!r}; known: {', '.join(OWN)}")
+            return OWN[architecture.name](spec, num_classes, architecture.arguments)
+        return _build_timm(architecture, pretrained=pretrained)
+
+
+def _build_timm(architecture: Architecture, *, pretrained: bool) -> nn.Module:
+    import timm
+
+    spec = architecture.input_spec
+    arguments = {"in_chans": spec.channels, "num_classes": len(architecture.class_names), **architecture.arguments}
+    wanted = bool(arguments.pop("pretrained", False)) and pretrained
+    defaults = timm.get_pretrained_cfg(architecture.name)
+    if defaults is not None and defaults.fixed_input_size:
+        # Position embeddings have the size of the image; networks that take any size refuse this argument.
+        arguments.setdefault("img_size", (spec.height, spec.width))
+    try:
+        model: nn.Module = timm.create_model(architecture.name, pretrained=wanted, **arguments)
+    except TypeError as error:
+        raise ValueError(f"{architecture.name}: timm does not take the arguments {sorted(arguments)}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if not wanted:
+            raise
+        raise RuntimeError(
+            f"{architecture.name}: the pretrained weights cannot be had ({type(error).__name__}: {error}). They come from the "
+            "Hugging Face hub: check the network, or fill HF_HOME on a machine that has one, or drop `pretrained: true`"
+        ) from error
+    return model
+
+
+def _with_defaults(model: str, known: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise ValueError(f"{model}: unknown model_args {unknown}; known: {', '.join(known)}")
+    return {**known, **arguments}
