@@ -1,0 +1,97 @@
+"""ONNX files: repeatable bytes, nothing of the machine inside, weights found again."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stages.ops.nm import magnitude_mask, violating_blocks
+from stages.ops.onnx_file import find_weight, open_session, run_session, stored_arrays, write_onnx
+from stages.ops.pattern import NMPattern
+
+
+class TinyNet(nn.Module):
+    """Everything that an exporter moves about: conv + batch norm, a linear layer on three axes, one on two."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv = nn.Conv2d(8, 16, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(16)
+        self.tokens, self.head = nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, images):
+        hidden = self.norm2(self.conv(torch.relu(self.norm(self.stem(images)))))
+        return self.head(self.tokens(hidden.flatten(2).transpose(1, 2)).mean(1))
+
+
+def make_net() -> TinyNet:
+    torch.manual_seed(0)
+    net = TinyNet().eval()
+    with torch.no_grad():
+        for name, buffer in net.named_buffers():
+            if "running" in name:
+                buffer.add_(torch.rand_like(buffer))
+        for layer in (net.conv, net.tokens):
+            layer.weight.mul_(magnitude_mask(layer.weight, pattern=NMPattern(2, 4)))
+    return net
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    write_onnx(make_net(), image_shape=(1, 6, 6), path=path, opset=18)
+    return path
+
+
+def test_the_file_computes_what_the_model_computes_at_any_batch_size(file):
+    session, net = open_session(file, num_threads=1), make_net()
+    for batch in (1, 5):
+        images = torch.randn(batch, 1, 6, 6)
+        torch.testing.assert_close(run_session(session, images), net(images).detach(), rtol=0, atol=1e-5)
+
+
+def test_another_process_writes_the_same_bytes(file, tmp_path):
+    """A cache that compares digests must not see a new file where nothing changed."""
+    code = (
+        "from pathlib import Path\n"
+        "from tests.stages.ops.test_onnx_file import make_net, write_onnx\n"
+        f"write_onnx(make_net(), image_shape=(1, 6, 6), path=Path({str(tmp_path / 'again.onnx')!r}), opset=18)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (file, tmp_path / "again.onnx")}
+    assert len(digests) == 1
+
+
+def test_the_file_names_no_path_of_the_machine(file):
+    content = file.read_bytes()
+    root = Path(__file__).parents[3]
+    for text in (str(root), str(Path.home()), ".py", "site-packages"):
+        assert text.encode() not in content
+
+
+@pytest.mark.parametrize("layer", ["stem", "conv", "tokens", "head"])
+def test_every_weight_is_found_again_whatever_the_exporter_did_to_it(file, layer):
+    """The exporter folds the batch norm into `conv` and transposes `tokens`; both still have to be checked on the file."""
+    net = make_net()
+    weight = net.get_submodule(layer).weight
+    stored = find_weight(weight, stored_arrays(file))
+    assert stored is not None
+    assert stored.values.shape == tuple(weight.shape)
+    if layer in ("conv", "tokens"):
+        assert violating_blocks(torch.from_numpy(stored.values.copy()), pattern=NMPattern(2, 4)) == 0
+
+
+def test_a_weight_that_is_not_in_the_file_is_not_found(file):
+    assert find_weight(torch.randn(16, 16), stored_arrays(file)) is None
+
+
+def test_a_fixed_batch_takes_one_image(tmp_path):
+    write_onnx(make_net(), image_shape=(1, 6, 6), path=tmp_path / "one.onnx", opset=18, dynamic_batch=False)
+    assert open_session(tmp_path / "one.onnx", num_threads=1).get_inputs()[0].shape == [1, 1, 6, 6]
