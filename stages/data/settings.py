@@ -1,0 +1,65 @@
+"""Which data a stage reads, as a user writes it: `data: digits` or `data: {name: synthetic, height: 32}`. No tensor library.
+
+To add a data set: one class here with its name, its identity and its loader, listed in `DataSettings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+DIGITS_IDENTITY = "digits:sklearn-1:24ab400aa920a5d32f08056e16b811cd316aefe805c5605d444bce0448d71876:split75-0"
+"""Digest of every pixel and label of both splits, in order; the loader refuses other bytes."""
+
+
+class DataSource(BaseModel):
+    """Base of the data sets: `loader` is "package.module:function", imported only where the data are read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    loader: ClassVar[str]
+
+    def identity(self) -> str:
+        """Name and version or content digest: two data sets with one identity give the same batches."""
+        raise NotImplementedError
+
+
+class DigitsData(DataSource):
+    """scikit-learn's 8x8 handwritten digits: 1347 images to train on, 450 to test on, stratified, 10 classes."""
+
+    loader: ClassVar[str] = "stages.data.digits:load_digits"
+    name: Literal["digits"] = "digits"
+
+    def identity(self) -> str:
+        return DIGITS_IDENTITY
+
+
+class SyntheticData(DataSource):
+    """Seeded noise around one random image per class: learnable, of any size; for shape and load tests, not for results."""
+
+    loader: ClassVar[str] = "stages.data.synthetic:load_synthetic"
+    name: Literal["synthetic"] = "synthetic"
+    channels: int = Field(1, ge=1, le=64, description="channels of one image")
+    height: int = Field(8, ge=1, le=4096, description="pixels")
+    width: int = Field(8, ge=1, le=4096, description="pixels")
+    num_classes: int = Field(10, ge=2, le=100_000, description="classes")
+    num_train: int = Field(256, ge=1, description="images to train on")
+    num_test: int = Field(64, ge=1, description="images to test on")
+    noise: float = Field(0.5, ge=0, le=10, description="standard deviation of the noise; the class images have 1")
+    data_seed: int = Field(0, ge=0, lt=2**32, description="seed of the images; apart from the node's seed")
+
+    def identity(self) -> str:
+        return "synthetic:1"
+
+
+def _name_alone(value: Any) -> Any:
+    """`data: digits` stands for `data: {name: digits}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+DataSettings = Annotated[
+    DigitsData | SyntheticData,
+    Field(discriminator="name", description="data set: a name, or a mapping with `name` and the data set's own settings"),
+    BeforeValidator(_name_alone, json_schema_input_type=str | Mapping[str, Any]),
+]
