@@ -1,0 +1,36 @@
+"""What every stage that makes a model says about it: sizes and nominal compute. No clock is read here."""
+
+from __future__ import annotations
+
+import torch
+
+from stages.models.bundle import ModelBundle, fold_bundle
+from stages.ops.counting import FLOAT_BITS, count_compute, num_nonzero_parameters, num_parameters
+
+METRICS = ("num_parameters", "num_nonzero_parameters", "sparsity", "gmacs", "gmacs_effective", "bops")
+"""The names that `measure_model` gives."""
+
+
+def measure_model(bundle: ModelBundle) -> dict[str, float | int]:
+    """Count a model's parameters and the multiply-accumulates of one image, with all transforms folded in.
+
+    Returns:
+        num_parameters: learned numbers; masks and running statistics are none.
+        num_nonzero_parameters: those that are not exactly 0.
+        sparsity: 1 - non-zero / all, in [0, 1].
+        gmacs: multiply-accumulates / 1e9, as dense code executes them (often printed as "FLOPs").
+        gmacs_effective: the same without multiplications by zero weights. Nominal: no runtime here skips them, so it says
+            nothing about speed.
+        bops: bit operations, multiply-accumulates x weight bits x activation bits; floats count 32 x 32.
+    """
+    model = fold_bundle(bundle).cpu()
+    count = count_compute(model, torch.zeros(1, *bundle.architecture.input_spec.shape))
+    parameters, nonzero = num_parameters(model), num_nonzero_parameters(model)
+    return {
+        "num_parameters": parameters,
+        "num_nonzero_parameters": nonzero,
+        "sparsity": 1.0 - nonzero / parameters,
+        "gmacs": count.macs / 1e9,
+        "gmacs_effective": count.macs_nonzero / 1e9,
+        "bops": count.macs * FLOAT_BITS * FLOAT_BITS,
+    }
