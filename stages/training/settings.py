@@ -1,0 +1,54 @@
+"""Every knob of training, shared by all stages that train. Imports no tensor library, so that planning stays quick.
+
+A field marked `operational` changes when something is saved or shown, never what comes out; identity leaves it out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stages.contract import StageSettings
+from stages.data.settings import DataSettings
+
+OPERATIONAL: dict[str, Any] = {"operational": True}
+
+
+class TrainingSettings(StageSettings):
+    """What the training loop needs; the defaults suit small models on small images."""
+
+    data: DataSettings
+    epochs: int = Field(40, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(64, ge=1, description="images per optimizer step; an incomplete last batch is left out")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
+    learning_rate: float = Field(3e-3, gt=0, le=100, description="largest learning rate of the schedule")
+    schedule: Literal["onecycle", "cosine", "linear", "constant"] = Field(
+        "onecycle",
+        description="onecycle: cosine rise from a 25th, cosine fall to near 0; others: linear rise, then fall to 0 or stay",
+    )
+    warmup: float = Field(0.3, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, or beta1 of adamw; onecycle moves it between 0.85 and 0.95")
+    weight_decay: float = Field(
+        0.05, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate"
+    )
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="probability spread evenly over all classes")
+    max_gradient_norm: float | None = Field(
+        None, gt=0, description="gradients are scaled down to this L2 norm; none: not clipped"
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="the result is the moving average of the weights with this decay; none: the last weights"
+    )
+    shift_pixels: int = Field(1, ge=0, le=64, description="largest random shift of a training image, pixels")
+    shift_probability: float = Field(0.5, ge=0, le=1, description="share of the training images that are shifted")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of matrix products; weights stay float32")
+    evaluate_every_epochs: int = Field(1, ge=1, description="epochs between measurements on the test images in history.json")
+    checkpoint_every_steps: int | None = Field(
+        None, ge=1, description="optimizer steps between saved states; none: by time alone", json_schema_extra=OPERATIONAL
+    )
+    checkpoint_every_minutes: float | None = Field(
+        2.0, gt=0, description="minutes between saved states; none: by steps alone", json_schema_extra=OPERATIONAL
+    )
+
+    def data_identity(self) -> str | None:
+        return self.data.identity()
