@@ -14,6 +14,18 @@ from stages.data.settings import DataSettings
 
 OPERATIONAL: dict[str, Any] = {"operational": True}
 
+MODEL_METRICS = (
+    "top1_accuracy",
+    "num_parameters",
+    "num_nonzero_parameters",
+    "sparsity",
+    "gmacs",
+    "gmacs_effective",
+    "bops",
+    "size_bytes",
+)
+"""What every stage that makes a classifier reports."""
+
 
 class TrainingSettings(StageSettings):
     """What the training loop needs; the defaults suit small models on small images."""

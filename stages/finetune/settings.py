@@ -1,0 +1,48 @@
+"""Settings and descriptions of the stages that train a given model further. Imports no tensor library."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from stages.contract import Port, StageSpec
+from stages.training.settings import MODEL_METRICS, TrainingSettings
+
+
+class FinetuneSettings(TrainingSettings):
+    """Train a given model further with its transforms in place: a third of the usual epochs at half the learning rate."""
+
+    epochs: int = Field(13, ge=1, le=100_000, description="passes over the training images")
+    learning_rate: float = Field(1e-3, gt=0, le=100, description="largest learning rate of the schedule")
+
+
+class DistillSettings(FinetuneSettings):
+    """Train a given model further towards the outputs of a teacher."""
+
+    temperature: float = Field(2.0, gt=0, le=100, description="both models' logits are divided by it; larger is softer")
+    alpha: float = Field(0.5, ge=0, le=1, description="share of the teacher's loss; the rest is cross entropy with the labels")
+
+
+STAGES: tuple[StageSpec, ...] = (
+    StageSpec(
+        name="finetune.classifier",
+        version=1,
+        summary="Train a classifier further; masks and other transforms stay",
+        settings=FinetuneSettings,
+        implementation="stages.finetune.classifier:finetune_classifier",
+        output="model",
+        inputs={"model": Port(kind="model")},
+        metrics=MODEL_METRICS,
+        source="OneCycle: Smith and Topin 2017, arXiv 1708.07120; AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101",
+    ),
+    StageSpec(
+        name="finetune.distill",
+        version=1,
+        summary="Train a classifier further towards a teacher's outputs; masks and other transforms stay",
+        settings=DistillSettings,
+        implementation="stages.finetune.distill:finetune_distill",
+        output="model",
+        inputs={"model": Port(kind="model"), "teacher": Port(kind="model")},
+        metrics=(*MODEL_METRICS, "teacher_top1_accuracy"),
+        source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531",
+    ),
+)

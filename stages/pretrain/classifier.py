@@ -1,0 +1,28 @@
+"""The stage `pretrain.classifier`: build a model, train it, hand it out."""
+
+from __future__ import annotations
+
+from stages.contract import StageContext, StageResult
+from stages.data.base import load_dataset
+from stages.models.bundle import build_bundle
+from stages.models.zoo import find_architecture
+from stages.ops.seeds import derive_seed
+from stages.pretrain.settings import ClassifierSettings
+from stages.training.loop import train
+from stages.training.model_artifact import deliver_model
+
+
+def pretrain_classifier(context: StageContext) -> StageResult:
+    """Train an image classifier from its initial weights.
+
+    Source: Smith and Topin 2017, arXiv 1708.07120 (OneCycle); Loshchilov and Hutter 2017, arXiv 1711.05101 (AdamW).
+    """
+    settings = context.settings
+    assert isinstance(settings, ClassifierSettings)
+    data = load_dataset(settings.data)
+    architecture = find_architecture(
+        settings.model, settings.model_args, input_spec=data.input_spec, class_names=data.class_names
+    )
+    bundle = build_bundle(architecture, seed=derive_seed(context.seed, "weights"))
+    report = train(bundle.model, data=data, settings=settings, context=context)
+    return deliver_model(bundle, context=context, report=report)

@@ -1,0 +1,1 @@
+"""Stages without tensors: they check an installation and exercise an engine."""

@@ -1,0 +1,67 @@
+"""How a stage takes a model in and hands one out: checked on the way in, measured and described on the way out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from stages.contract import StageContext, StageResult
+from stages.data.base import Dataset
+from stages.models.bundle import WEIGHTS_FILE, ModelBundle, load_bundle, save_bundle
+from stages.training.loop import TrainingReport
+
+HISTORY_FILE = "history.json"
+
+
+def receive_model(context: StageContext, data: Dataset, *, port: str = "model") -> ModelBundle:
+    """Load the model on `port`, in evaluation mode on the CPU.
+
+    Raises:
+        ValueError: the model takes other images or knows other classes than the data have.
+    """
+    bundle = load_bundle(context.input(port))
+    found, expected = bundle.architecture.input_spec, data.input_spec
+    if found != expected:
+        raise ValueError(f"input {port!r} takes images {found}; the data have {expected}. Train the model on these data first")
+    if bundle.architecture.class_names != data.class_names:
+        raise ValueError(
+            f"input {port!r} knows {len(bundle.architecture.class_names)} classes {_first(bundle.architecture.class_names)}; "
+            f"the data have {len(data.class_names)}: {_first(data.class_names)}"
+        )
+    return bundle
+
+
+def deliver_model(
+    bundle: ModelBundle, *, context: StageContext, report: TrainingReport, metrics: Mapping[str, Any] | None = None
+) -> StageResult:
+    """Write the bundle and the training curve to the context's output and gather what the stage reports.
+
+    Args:
+        bundle: the trained model.
+        context: of the stage.
+        report: what `train` returned.
+        metrics: the method's own figures; they follow from settings, inputs and seed.
+    """
+    from stages.models.measures import measure_model
+
+    save_bundle(bundle, context.output)
+    history = json.dumps(list(report.history), indent=1, allow_nan=False) + "\n"
+    (context.output / HISTORY_FILE).write_text(history, encoding="utf-8")
+    return StageResult(
+        metrics={
+            "top1_accuracy": report.top1.accuracy,
+            "num_correct": report.top1.correct,
+            "num_test": report.top1.total,
+            **measure_model(bundle),
+            "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
+            "final_loss": report.final_loss,
+            "num_steps": report.num_steps,
+            **(metrics or {}),
+        },
+        measurements={"training_s": report.seconds, "training_images_per_s": report.images_per_s},
+    )
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
