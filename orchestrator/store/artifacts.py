@@ -122,11 +122,25 @@ class Artifacts:
                 return standing
             entry = self.store.read(path)
             if entry is not None:
-                aside = f"quarantine/{record.stage}/{record.key}/{entry.version[:16]}.json"
-                self.store.create(aside, entry.data)
+                self.store.create(_quarantine_path(record.stage, record.key, entry.version), entry.data)
                 if self.store.replace(path, data, version=entry.version) is not None:
                     return record
         return record
+
+    def set_aside(self, record: Record) -> None:
+        """Make a damaged artifact no hit any more: its record goes to `quarantine/`, its damaged blobs go away."""
+        for file in record.files.values():
+            try:
+                verify_file(self.store.blob_path(file.digest), digest=file.digest, size_bytes=file.size_bytes)
+            except IntegrityError:
+                self.store.remove_blob(file.digest)
+            except FileNotFoundError:
+                continue
+        path = _record_path(record.stage, record.key)
+        entry = self.store.read(path)
+        if entry is not None and _decode(entry.data, key=record.key) == record:
+            self.store.create(_quarantine_path(record.stage, record.key, entry.version), entry.data)
+            self.store.delete(path, version=entry.version)
 
     def open(self, record: Record) -> Artifact:
         """The artifact's files as local paths, each verified against its digest; IntegrityError names what is damaged."""
@@ -150,6 +164,10 @@ def content_digest(files: Mapping[str, FileEntry], metrics: Mapping[str, Any]) -
 
 def _record_path(stage: str, key: str) -> str:
     return f"artifacts/{stage}/{key}/record.json"
+
+
+def _quarantine_path(stage: str, key: str, version: str) -> str:
+    return f"quarantine/{stage}/{key}/{version[:16]}.json"
 
 
 def _decode(data: bytes, *, key: str) -> Record | None:

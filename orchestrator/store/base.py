@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,6 +50,9 @@ class Store(Protocol):
     def read_log(self, path: str, *, offset: int = 0) -> bytes:
         """What was appended, from byte `offset` on; empty if there is no such log."""
 
+    def log_file(self, path: str) -> AbstractContextManager[Path]:
+        """A local file to write to; its content is the log `path`, readable while it grows where the store allows."""
+
     def list(self, prefix: str) -> Iterator[str]:
         """Names directly below a folder-like prefix, in no order."""
 
@@ -57,6 +61,9 @@ class Store(Protocol):
 
     def has_blob(self, digest: str, size_bytes: int) -> bool:
         """Whether the blob is there with this size; reads no content."""
+
+    def remove_blob(self, digest: str) -> None:
+        """Remove a blob that was found damaged; quiet if there is none."""
 
     def blob_path(self, digest: str) -> Path:
         """A local, read-only file with the blob's content (not verified); raises FileNotFoundError."""

@@ -29,4 +29,6 @@ def verify_file(path: Path, *, digest: str, size_bytes: int) -> None:
     """Raise IntegrityError unless the file has exactly this content."""
     found_bytes = path.stat().st_size
     if found_bytes != size_bytes or digest_file(path, size_bytes) != digest:
-        raise IntegrityError(f"{path} is damaged: its {found_bytes} bytes do not match digest {digest[:12]} ({size_bytes} bytes)")
+        raise IntegrityError(
+            f"{path} is damaged: its {found_bytes} bytes do not match digest {digest[:12]} ({size_bytes} bytes)"
+        )

@@ -81,7 +81,9 @@ class Leases:
                 version = self.store.create(path, data, durable=False)
                 continue
             holder = decode_holder(entry)
-            if holder is not None and not (holder.is_dead_here() or entry.version == stale_version or self.is_stale(name)):
+            if holder is not None and not (
+                holder.is_dead_here() or entry.version == stale_version or self._stood_still(name, entry)
+            ):
                 return holder
             version = self.store.replace(path, data, version=entry.version, durable=False)
         lease = Lease(path, mine, version)
@@ -89,20 +91,20 @@ class Leases:
         self._beat_in_background()
         return lease
 
-    def holder(self, name: str) -> tuple[Holder, str] | None:
-        """The live holder and the version of its lease; None if the lease is free, its holder dead or its beat stale."""
+    def holder(self, name: str) -> Holder | None:
+        """The live holder; None if the lease is free, its holder dead or its beat stale."""
         entry = self.store.read(f"leases/{name}")
         if entry is None:
             return None
         holder = decode_holder(entry)
         if holder is None or holder.is_dead_here() or self._stood_still(name, entry):
             return None
-        return holder, entry.version
+        return holder
 
-    def is_stale(self, name: str) -> bool:
-        """Whether this process has watched the lease without a beat for TTL_S seconds of its own clock."""
+    def stale_version(self, name: str) -> str:
+        """The lease's version if this process has watched it without a beat for TTL_S seconds of its own clock, else ""."""
         entry = self.store.read(f"leases/{name}")
-        return entry is not None and self._stood_still(name, entry)
+        return entry.version if entry is not None and self._stood_still(name, entry) else ""
 
     def release(self, name: str) -> None:
         """Give the lease back; only its holder can, and a lost lease is left to its new holder."""

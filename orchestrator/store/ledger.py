@@ -1,10 +1,10 @@
 """The ledger: what every run was asked, and what happened, append-only. The truth about a run, read by all that shows one.
 
-    runs/<id>/run.json                    the request: workflow text, overrides, plan; created once
-    runs/<id>/events.jsonl                what happened, one JSON object a line
-    runs/<id>/nodes/<node>/progress.jsonl steps and metrics of a running stage
-    runs/<id>/nodes/<node>/attempt-N.log  what the stage printed
-    runs/<id>/cancel                      someone asked the run to stop
+runs/<id>/run.json                    the request: workflow text, overrides, plan; created once
+runs/<id>/events.jsonl                what happened, one JSON object a line
+runs/<id>/nodes/<node>/progress.jsonl steps and metrics of a running stage
+runs/<id>/nodes/<node>/attempt-N.log  what the stage printed
+runs/<id>/cancel                      someone asked the run to stop
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
@@ -98,9 +100,9 @@ class Ledger:
         """Progress of a node from byte `offset` on, and the offset after it."""
         return _whole_lines(self.store.read_log(f"runs/{run}/nodes/{node}/progress.jsonl", offset=offset), offset)
 
-    def log_path(self, run: str, node: str, attempt: int) -> str:
-        """Where in the store an attempt's log is."""
-        return f"runs/{run}/nodes/{node}/attempt-{attempt}.log"
+    def log_file(self, run: str, node: str, attempt: int) -> AbstractContextManager[Path]:
+        """A local file for what an attempt prints."""
+        return self.store.log_file(_log_path(run, node, attempt))
 
     def log_attempts(self, run: str, node: str) -> list[int]:
         """Numbers of the attempts that left a log."""
@@ -109,7 +111,7 @@ class Ledger:
 
     def read_log(self, run: str, node: str, attempt: int, *, offset: int = 0) -> bytes:
         """What the attempt printed, from byte `offset` on."""
-        return self.store.read_log(self.log_path(run, node, attempt), offset=offset)
+        return self.store.read_log(_log_path(run, node, attempt), offset=offset)
 
     def _resolve_relative(self, name: str) -> str:
         if name not in ("@last", "@last-failed"):
@@ -123,6 +125,10 @@ class Ledger:
 def node_folder(node: str, key: str) -> str:
     """The folder of a node inside a run: its name and the beginning of its key, since labels hold odd characters."""
     return f"{node}-{key[:12]}"
+
+
+def _log_path(run: str, node: str, attempt: int) -> str:
+    return f"runs/{run}/nodes/{node}/attempt-{attempt}.log"
 
 
 def now_text() -> str:

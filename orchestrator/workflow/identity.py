@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from blake3 import blake3
 from pydantic import BaseModel
@@ -58,16 +58,25 @@ def canonical_settings(settings: BaseModel, *, place: str = "") -> dict[str, Any
     (how often to checkpoint) changes how the work is done and not what comes out.
     """
     fields = type(settings).model_fields
-    names = sorted(
-        name
-        for name in settings.model_fields_set
-        if not _is_operational(fields[name].json_schema_extra) and getattr(settings, name) != fields[name].get_default()
-    )
-    return {name: canonical_value(getattr(settings, name), place=f"{place}.{name}" if place else name) for name in names}
+    result = {}
+    for name in sorted(fields):
+        value = getattr(settings, name)
+        if _is_operational(fields[name].json_schema_extra):
+            continue
+        if _names_its_class(fields[name].annotation) or (
+            name in settings.model_fields_set and value != fields[name].get_default(call_default_factory=True)
+        ):
+            result[name] = canonical_value(value, place=f"{place}.{name}" if place else name)
+    return result
 
 
 def _is_operational(extra: Any) -> bool:
     return isinstance(extra, dict) and extra.get("operational") is True
+
+
+def _names_its_class(annotation: Any) -> bool:
+    """A field that can hold one value only tells alternatives of a union apart: left out, two of them would look alike."""
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
 
 
 def artifact_identity(

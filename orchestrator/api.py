@@ -1,0 +1,224 @@
+"""The Python face: load, plan, submit, status, cancel. Importing it loads neither torch nor ray.
+
+plan = orchestrator.api.plan("workflows/vit_compress.yaml", workspace=open_workspace())
+result = orchestrator.api.submit(plan, workspace=workspace)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.engine.executors.base import Executor
+from orchestrator.engine.scheduler import Event, RunOptions, Scheduler
+from orchestrator.engine.signals import StopRequests
+from orchestrator.engine.units import State
+from orchestrator.errors import Interrupted, OrchestratorError
+from orchestrator.report.run_status import FINAL_STATES, RunStatus, read_run_status
+from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.base import Store, open_store
+from orchestrator.store.lease import Leases
+from orchestrator.store.ledger import Ledger
+from orchestrator.workflow.check import CheckedWorkflow, check_workflow
+from orchestrator.workflow.load import load_workflow
+from orchestrator.workflow.plan import Plan, Selection, Status, make_plan
+
+ExecutorName = Literal["ray", "inline"]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One store, and what is read from it."""
+
+    store: Store
+
+    @property
+    def artifacts(self) -> Artifacts:
+        return Artifacts(self.store)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended: its id, its final state, and its status as the ledger has it."""
+
+    run: str
+    state: State
+    status: RunStatus
+    signal_number: int = 0
+
+
+class Watcher:
+    """What wants to see a run while it goes on; the default sees nothing. See `orchestrator.cli` for one that prints."""
+
+    def started(self, status: RunStatus) -> None:
+        """The run has its id."""
+
+    def happened(self, events: Sequence[Event], status: RunStatus) -> None:
+        """Something happened; `status` has it folded in."""
+
+    def tick(self, status: RunStatus) -> None:
+        """A few times a second while nodes run."""
+
+
+def open_workspace(store_url: str | None = None) -> Workspace:
+    """The workspace of a store: a folder, `.orchestrator` here by default."""
+    return Workspace(open_store(store_url))
+
+
+def load(file: str | Path, *, overrides: Sequence[str] = ()) -> CheckedWorkflow:
+    """Read and check a workflow file; raises WorkflowError with every problem in it."""
+    return check_workflow(load_workflow(Path(file), overrides=overrides))
+
+
+def plan(file: str | Path, *, workspace: Workspace, overrides: Sequence[str] = (), selection: Selection | None = None) -> Plan:
+    """The plan of a workflow file against the store. Reads only."""
+    return plan_checked(load(file, overrides=overrides), workspace=workspace, selection=selection)
+
+
+def plan_checked(checked: CheckedWorkflow, *, workspace: Workspace, selection: Selection | None = None) -> Plan:
+    """The plan of a checked workflow against the store. Reads only."""
+    leases = Leases(workspace.store, run="")
+
+    def is_being_made(key: str) -> str | None:
+        holder = leases.holder(key)
+        return holder.run if holder is not None else None
+
+    return make_plan(checked, workspace.artifacts, selection=selection or Selection(), is_being_made=is_being_made)
+
+
+def submit(
+    plan: Plan,
+    *,
+    workspace: Workspace,
+    executor: ExecutorName | Callable[[str], Executor] = "ray",
+    options: RunOptions | None = None,
+    watcher: Watcher | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> RunResult:
+    """Run what the plan has to run, and return when all has ended.
+
+    Nothing is started where nothing is to do. SIGINT and SIGTERM ask the run to stop at its next safe points; what was
+    finished stays, and submitting the same file again continues. `executor` may be a function from the run's id to an
+    executor of one's own.
+    """
+    watcher = watcher or Watcher()
+    ledger = workspace.ledger
+    run = ledger.begin(_request(plan, executor, tags or {}))
+    status = read_run_status(workspace.store, run)
+    status.state = "running"
+    watcher.started(status)
+    started_s = time.monotonic()
+
+    def emit(events: list[Event]) -> None:
+        ledger.write(run, events)
+        status.apply(events)
+        watcher.happened(events, status)
+
+    if not plan.has_work:
+        emit([{"type": "run_started"}, {"type": "run_finished", "state": State.DONE.value, "seconds": 0.0}])
+        return RunResult(run=run, state=State.DONE, status=status)
+
+    leases = Leases(workspace.store, run=run)
+    leases.acquire(f"run-{run}")
+    emit([{"type": "run_started"}])
+    state, error = State.FAILED, ""
+    stop = StopRequests()
+    chosen: Executor | None = None
+    try:
+        with stop.heeded():
+            workspace.store.sweep()
+            chosen = _executor(executor, workspace.store, run)
+            from orchestrator.engine.provenance import command_provenance
+
+            scheduler = Scheduler(
+                plan,
+                run=run,
+                executor=chosen,
+                shapes=chosen.start(),
+                artifacts=workspace.artifacts,
+                leases=leases,
+                clock=time.monotonic,
+                emit=emit,
+                tick=lambda: watcher.tick(status),
+                is_cancel_asked=lambda: stop.asked or ledger.is_cancel_asked(run),
+                options=options or RunOptions(),
+                provenance=command_provenance(),
+            )
+            stop.install()
+            state = scheduler.drive()
+    except KeyboardInterrupt:
+        state, error = State.CANCELLED, "stopped without waiting for the stages"
+        stop.signal_number = stop.signal_number or 2
+    except OrchestratorError as problem:
+        error = problem.message
+        raise
+    finally:
+        if chosen is not None:
+            chosen.close()
+        emit([{"type": "run_finished", "state": state.value, "seconds": time.monotonic() - started_s, "error": error}])
+        leases.close()
+    return RunResult(run=run, state=state, status=status, signal_number=stop.signal_number)
+
+
+def status(run: str, *, workspace: Workspace) -> RunStatus:
+    """The status of a run, named by its id, a unique beginning of it, or @last."""
+    return read_run_status(workspace.store, workspace.ledger.resolve(run))
+
+
+def cancel(run: str, *, workspace: Workspace, wait_s: float = 60.0) -> RunStatus:
+    """Ask a run to stop and wait until it has; raises Interrupted if it is still running after `wait_s` seconds."""
+    found = status(run, workspace=workspace)
+    if found.state in FINAL_STATES:
+        return found
+    workspace.ledger.ask_to_cancel(found.id)
+    deadline_s = time.monotonic() + wait_s
+    while found.state not in FINAL_STATES:
+        if time.monotonic() > deadline_s:
+            raise Interrupted(
+                f"run {found.id} was asked to stop and is still running", next_step=f"orchestrator status {found.id}"
+            )
+        time.sleep(0.1)
+        found = status(found.id, workspace=workspace)
+    return found
+
+
+def _executor(choice: ExecutorName | Callable[[str], Executor], store: Store, run: str) -> Executor:
+    if callable(choice):
+        return choice(run)
+    if choice == "inline":
+        from orchestrator.engine.executors.inline import InlineExecutor
+
+        return InlineExecutor(store, run=run)
+    from orchestrator.engine.executors.ray import RayExecutor
+
+    return RayExecutor(store, run=run)
+
+
+def _request(plan: Plan, executor: Any, tags: Mapping[str, str]) -> dict[str, Any]:
+    loaded = plan.checked.loaded
+    return {
+        "workflow": plan.name,
+        "file": loaded.file,
+        "overrides": list(loaded.overrides),
+        "command": sys.argv[0:1] + sys.argv[1:],
+        "executor": executor if isinstance(executor, str) else "own",
+        "tags": dict(tags),
+        "process_id": os.getpid(),
+        "selection": vars(plan.selection),
+        "plan": [[node.label, node.node, node.spec.name, node.key, node.status.value] for node in plan.nodes.values()],
+    }
+
+
+__all__ = [
+    "Plan", "RunOptions", "RunResult", "RunStatus", "Selection", "State", "Status", "Watcher", "Workspace",
+    "cancel", "load", "open_workspace", "plan", "plan_checked", "status", "submit",
+]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Where Ray runs: here, a private cluster on this machine that lives as long as the run. The only caller of `ray.init`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ClusterError
+from orchestrator.store.processes import host_identity, process_is_alive
+
+NAMESPACE = "orchestrator"
+OBJECT_STORE_BYTES = 256 * 2**20  # messages are small JSON; artifacts never pass through the object store
+
+
+def start_local(*, num_cpus: int) -> Any:
+    """Start Ray on this machine and return the module. Raises ClusterError with the reason.
+
+    `address="local"` never attaches to a cluster that happens to run here. The authentication mode is read once, when ray
+    is imported, so the variables are set before. Everything is kept below a short folder of our own (paths of Unix sockets
+    are limited to 107 bytes), which `stop` removes.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a stage that asks for no GPU sees none
+    if "RAY_AUTH_MODE" not in os.environ:  # a token of this run's own: nothing is written to the home folder
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    folder = _session_folder()
+    try:
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            namespace=NAMESPACE,
+            logging_level="ERROR",
+            log_to_driver=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+        )
+    except Exception as error:  # Ray raises whatever its parts raise
+        raise ClusterError(
+            f"Ray did not start on this machine: {type(error).__name__}: {error}",
+            next_step="orchestrator doctor; or run without Ray: --executor inline",
+        ) from error
+    return ray
+
+
+def stop(ray: Any) -> None:
+    """Stop this run's Ray and remove its files."""
+    with suppress(Exception):
+        ray.shutdown()
+    shutil.rmtree(_session_folder(), ignore_errors=True)
+
+
+def sweep_sessions() -> None:
+    """Remove the files of runs that were killed; Ray itself never deletes its session folders."""
+    prefix = f"orc{_host_tag()}-"
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        process = folder.name.removeprefix(prefix)
+        if process.isdigit() and not process_is_alive(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _session_folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"orc{_host_tag()}-{os.getpid()}"
+
+
+def _host_tag() -> str:
+    return host_identity()[-6:]

@@ -1,0 +1,47 @@
+"""The narrow edge between the scheduler and wherever nodes run. An executor runs what it is given and reports endings; it
+decides nothing: no retries, no order, no admission.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.engine.work import Outcome, Work
+from orchestrator.workflow.spec import Resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineShape:
+    """What one machine offers."""
+
+    cpus: float
+    gpus: float = 0
+    memory_bytes: int = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+
+class Executor(Protocol):
+    """Runs nodes. `max_at_once` bounds how many, whatever their resources; None means that only resources do."""
+
+    name: str
+    max_at_once: int | None
+
+    def start(self) -> tuple[MachineShape, ...]:
+        """Make ready and say what machines there are; raises ClusterError."""
+
+    def submit(self, work: Work, resources: Resources) -> None:
+        """Begin an attempt; returns at once."""
+
+    def poll(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
+        """Attempts that have ended, waiting up to `timeout_s` for the first; raises ClusterError if the machines are gone."""
+
+    def cancel(self, label: str) -> None:
+        """Ask the node's stage to stop at its next safe point."""
+
+    def kill(self, label: str) -> None:
+        """End the node's process; its attempt then ends as LOST."""
+
+    def close(self) -> None:
+        """Stop everything; leaves no process behind."""

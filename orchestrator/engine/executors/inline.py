@@ -1,0 +1,77 @@
+"""Runs nodes one by one in this very process: for small work, for debugging, and for tests that kill it at every point."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.work import Outcome, Work
+from orchestrator.engine.worker import Worker
+from orchestrator.store.base import Store
+from orchestrator.workflow.spec import Resources
+from stages.contract import Throttle
+
+
+class InlineExecutor:
+    """One node at a time, in the thread that polls."""
+
+    name = "inline"
+    max_at_once: int | None = 1
+
+    def __init__(self, store: Store, *, run: str) -> None:
+        self._worker = Worker(store, run=run, capture=_capture, is_cancelled=self._is_cancelled)
+        self._queue: deque[Work] = deque()
+        self._cancelled: set[str] = set()
+        self._running = ""
+        self._run = run
+        self._look = Throttle(1.0)
+
+    def start(self) -> tuple[MachineShape, ...]:
+        return (MachineShape(cpus=os.cpu_count() or 1, memory_bytes=physical_memory_bytes()),)
+
+    def submit(self, work: Work, resources: Resources) -> None:  # noqa: ARG002 - this process has what it has
+        self._queue.append(work)
+
+    def poll(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
+        if not self._queue:
+            import time
+
+            time.sleep(timeout_s)
+            return []
+        work = self._queue.popleft()
+        self._running = work.label
+        try:
+            return [(work, self._worker.run_work(work))]
+        finally:
+            self._running = ""
+            self._cancelled.discard(work.label)
+
+    def cancel(self, label: str) -> None:
+        self._cancelled.add(label)
+
+    def kill(self, label: str) -> None:
+        self._cancelled.add(label)  # this process cannot be killed from within; the stage stops at its next step
+
+    def close(self) -> None:
+        self._worker.close()
+
+    def _is_cancelled(self) -> bool:
+        """Asked from inside the stage, while the scheduler cannot run: so the run's cancel mark is looked for here too."""
+        if self._look.ready() and self._worker.ledger.is_cancel_asked(self._run):
+            self._cancelled.add(self._running)
+        return self._running in self._cancelled
+
+
+@contextmanager
+def _capture(log: Path) -> Iterator[None]:
+    with log.open("a", buffering=1, encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        yield
+
+
+def physical_memory_bytes() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,182 @@
+"""Runs nodes in stage-host actors on Ray: a pool keyed by what a host holds, reused because a process that has imported
+torch is worth seconds. Retries are the scheduler's; a host that failed, or that Ray lost, is not used again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.engine import cluster
+from orchestrator.engine.admission import Amounts, request_amounts
+from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.work import Ending, Outcome, Work
+from orchestrator.errors import ClusterError
+from orchestrator.store.base import Store
+from orchestrator.workflow.spec import Resources
+
+HostKey = tuple[tuple[str, float], ...]
+
+
+@dataclass
+class _Host:
+    actor: Any
+    key: HostKey
+    single_use: bool = False
+    kill_asked: bool = False
+
+
+class RayExecutor:
+    """A pool of stage hosts on a Ray of this machine's own."""
+
+    name = "ray"
+    max_at_once: int | None = None
+
+    def __init__(self, store: Store, *, run: str, num_cpus: int | None = None) -> None:
+        self._store_url = store.url
+        self._run = run
+        self._num_cpus = num_cpus or os.cpu_count() or 1
+        self._ray: Any = None
+        self._idle: list[_Host] = []
+        self._busy: dict[Any, tuple[_Host, Work]] = {}
+        self._numbers = itertools.count(1)
+        self._total: Amounts = {}
+
+    def start(self) -> tuple[MachineShape, ...]:
+        if self._ray is None:
+            cluster.sweep_sessions()
+            self._ray = cluster.start_local(num_cpus=self._num_cpus)
+        shapes = []
+        for node in self._ray.nodes():
+            offers = node["Resources"]
+            custom = {
+                name: amount
+                for name, amount in offers.items()
+                if name not in ("CPU", "GPU", "memory", "object_store_memory")
+                and not name.startswith(("node:", "accelerator_type:"))
+            }
+            shapes.append(
+                MachineShape(
+                    cpus=offers.get("CPU", 0),
+                    gpus=offers.get("GPU", 0),
+                    memory_bytes=int(offers.get("memory", 0)),
+                    custom=custom,
+                )
+            )
+        for shape in shapes:
+            for name, amount in {"CPU": shape.cpus, "GPU": shape.gpus, "memory": shape.memory_bytes, **shape.custom}.items():
+                self._total[name] = self._total.get(name, 0.0) + amount
+        return tuple(shapes)
+
+    def submit(self, work: Work, resources: Resources) -> None:
+        host = self._host(resources)
+        reference = host.actor.run.options(name=f"{self._run}/{work.label}").remote(work.to_json())
+        self._busy[reference] = (host, work)
+
+    def poll(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
+        references = list(self._busy)
+        if not references:
+            import time
+
+            time.sleep(timeout_s)
+            return []
+        try:
+            ready, _ = self._ray.wait(references, num_returns=1, timeout=timeout_s)
+            if ready and len(references) > 1:
+                ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        except Exception as error:
+            raise _gone(error) from error
+        return [self._collect(reference) for reference in ready]
+
+    def cancel(self, label: str) -> None:
+        for host, work in self._busy.values():
+            if work.label == label:
+                host.actor.cancel.remote(label)
+
+    def kill(self, label: str) -> None:
+        for host, work in self._busy.values():
+            if work.label == label:
+                host.kill_asked = True
+                self._ray.kill(host.actor, no_restart=True)
+
+    def close(self) -> None:
+        self._idle.clear()
+        self._busy.clear()
+        if self._ray is not None:
+            cluster.stop(self._ray)
+            self._ray = None
+
+    def _collect(self, reference: Any) -> tuple[Work, Outcome]:
+        host, work = self._busy.pop(reference)
+        try:
+            outcome = Outcome.from_json(self._ray.get(reference))
+        except self._ray.exceptions.OutOfMemoryError as error:
+            return work, Outcome(ending=Ending.NO_MEMORY, error=_first_line(error), error_type="OutOfMemoryError")
+        except self._ray.exceptions.RayError as error:
+            self._refuse_if_gone(error)
+            why = "it was stopped" if host.kill_asked else "its process died (killed, crashed or out of memory)"
+            return work, Outcome(
+                ending=Ending.LOST, error=f"lost the stage host: {why}", error_type=type(error).__name__, trace=str(error)
+            )
+        if outcome.ending in (Ending.DONE, Ending.SHARED, Ending.BUSY, Ending.CANCELLED) and not host.single_use:
+            self._idle.append(host)
+        return work, outcome
+
+    def _refuse_if_gone(self, error: Exception) -> None:
+        """A dead host on a dead cluster is not worth a retry: the run stops, and submitting again continues it."""
+        try:
+            alive = any(node["Alive"] for node in self._ray.nodes())
+        except Exception as cause:
+            raise _gone(cause) from error
+        if not alive:
+            raise _gone(error)
+
+    def _host(self, resources: Resources) -> _Host:
+        wanted = request_amounts(resources)
+        key = tuple(sorted(wanted.items()))
+        if not resources.fresh_process:
+            for host in self._idle:
+                if host.key == key:
+                    self._idle.remove(host)
+                    return host
+        while self._idle and not self._fits(wanted):
+            self._idle.pop(0)  # dropping the last handle ends the actor and frees what it holds
+        return _Host(self._new_actor(wanted), key, single_use=resources.fresh_process)
+
+    def _fits(self, wanted: Amounts) -> bool:
+        held: Amounts = dict(wanted)
+        for host in [*self._idle, *(host for host, _ in self._busy.values())]:
+            for name, amount in host.key:
+                held[name] = held.get(name, 0.0) + amount
+        return all(amount <= self._total.get(name, 0.0) + 1e-9 for name, amount in held.items())
+
+    def _new_actor(self, wanted: Amounts) -> Any:
+        from orchestrator.engine.executors.ray_host import StageHost
+
+        custom = {name: amount for name, amount in wanted.items() if name not in ("CPU", "GPU", "memory")}
+        return (
+            self._ray.remote(StageHost)
+            .options(
+                name=f"{self._run}/host-{next(self._numbers)}",
+                num_cpus=wanted.get("CPU", 0),
+                num_gpus=wanted.get("GPU", 0),
+                memory=wanted.get("memory"),
+                resources=custom or None,
+                max_restarts=0,
+                max_task_retries=0,
+                concurrency_groups={"control": 1},
+            )
+            .remote(self._store_url, self._run)
+        )
+
+
+def _gone(error: Exception) -> ClusterError:
+    return ClusterError(
+        f"Ray on this machine has died: {_first_line(error)}", next_step="submit the same file again: it continues"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,65 @@
+"""The actor that runs stages, one at a time. Its control group answers while a stage is busy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from orchestrator.engine.work import Work
+from orchestrator.engine.worker import Worker
+from orchestrator.store.base import open_store
+
+
+class StageHost:
+    """One process of the pool. Every outcome is returned as text; no class of a stage crosses the process boundary."""
+
+    def __init__(self, store_url: str, run: str) -> None:
+        self._cancelled: set[str] = set()
+        self._running = ""
+        self._run = run
+        self._worker = Worker(
+            open_store(store_url), run=run, capture=_capture_descriptors, is_cancelled=lambda: self._running in self._cancelled
+        )
+
+    def run(self, work_json: str) -> str:
+        """Run one node."""
+        work = Work.from_json(work_json)
+        self._running = work.label
+        try:
+            return self._worker.run_work(work).to_json()
+        finally:
+            self._running = ""
+            self._cancelled.discard(work.label)
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def cancel(self, label: str) -> None:
+        """Ask the stage that runs the node to stop at its next safe point."""
+        self._cancelled.add(label)
+
+    def __repr__(self) -> str:
+        return f"StageHost({self._run})"
+
+
+@contextmanager
+def _capture_descriptors(log: Path) -> Iterator[None]:
+    """Send all that this process prints, by Python or by a library in C, to the attempt's log."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for each in (descriptor, *saved):
+            os.close(each)

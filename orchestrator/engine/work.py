@@ -1,0 +1,98 @@
+"""What passes between the scheduler and a worker, as plain data: the order to run one node, and what became of it.
+
+Only JSON crosses a process boundary: no class of a stage, no exception, no tensor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRef:
+    """A finished artifact that a node reads, and the label under which this plan knows it."""
+
+    stage: str
+    key: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The order to run one node: all that the worker needs beside the store."""
+
+    run: str
+    label: str
+    folder: str
+    stage: str
+    key: str
+    identity: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    seed: int
+    inputs: Mapping[str, InputRef | Sequence[InputRef]]
+    attempt: int
+    num_threads: int
+    use_gpu: bool
+    forced_since: str = ""
+    stale_lease: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As text, for another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Work:
+        """The inverse of `to_json`."""
+        content = json.loads(text)
+        content["inputs"] = {
+            port: InputRef(**value) if isinstance(value, dict) else [InputRef(**item) for item in value]
+            for port, value in content["inputs"].items()
+        }
+        return cls(**content)
+
+
+class Ending(StrEnum):
+    """How an attempt ended."""
+
+    DONE = "done"  # made and published
+    SHARED = "shared"  # another process had made it
+    BUSY = "busy"  # another process is making it
+    FAILED = "failed"  # the stage raised
+    CANCELLED = "cancelled"  # it was asked to stop, and did
+    LOST = "lost"  # its process or node died
+    NO_MEMORY = "no_memory"  # killed by the memory monitor
+    STORAGE = "storage"  # the store could not be read or written
+    DAMAGED_INPUT = "damaged_input"  # an input's bytes are missing or differ from their digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one attempt. `error` is one sentence, `trace` the whole; metrics are those of the record."""
+
+    ending: Ending
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    content_digest: str = ""
+    seconds: float = 0.0
+    size_bytes: int = 0
+    holder: str = ""
+    lease_version: str = ""
+    error: str = ""
+    error_type: str = ""
+    trace: str = ""
+    host: str = ""
+    process_id: int = 0
+
+    def to_json(self) -> str:
+        """As text, for another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        """The inverse of `to_json`."""
+        content = json.loads(text)
+        return cls(**{**content, "ending": Ending(content["ending"])})

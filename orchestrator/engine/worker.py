@@ -1,0 +1,219 @@
+"""Runs ONE node where it stands: lease -> inputs -> stage -> record -> commit. Knows no graph, no scheduler and no Ray.
+
+Whatever happens is returned as an Outcome; an exception leaves `run_work` only where this process itself is broken.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from orchestrator.engine.provenance import environment_versions
+from orchestrator.engine.work import Ending, InputRef, Outcome, Work
+from orchestrator.errors import IntegrityError, LeaseLost, StoreError
+from orchestrator.store.artifacts import Artifacts, Record, content_digest
+from orchestrator.store.base import Store
+from orchestrator.store.lease import Holder, Lease, Leases
+from orchestrator.store.ledger import Ledger, now_text
+from orchestrator.workflow.drift import source_digest
+from orchestrator.workflow.identity import NotEncodable, canonical_value
+from stages.catalog import find_stage, load_implementation
+from stages.contract import Artifact, Cancelled, Checkpoints, StageContext, StageResult, StageSpec, Throttle
+
+PROGRESS_INTERVAL_S = 0.25
+
+CaptureOutput = Callable[[Path], AbstractContextManager[None]]
+
+
+class Worker:
+    """Runs nodes one after the other against one store. `is_cancelled` is asked at each step of a stage."""
+
+    def __init__(self, store: Store, *, run: str, capture: CaptureOutput, is_cancelled: Callable[[], bool]) -> None:
+        self.store = store
+        self.artifacts = Artifacts(store)
+        self.ledger = Ledger(store)
+        self.leases = Leases(store, run=run)
+        self.capture = capture
+        self.is_cancelled = is_cancelled
+
+    def run_work(self, work: Work) -> Outcome:
+        """One attempt at one node."""
+        try:
+            standing = self._standing(work)
+            if standing is not None:
+                return _outcome(Ending.SHARED, standing)
+            lease = self.leases.acquire(work.key, stale_version=work.stale_lease or None)
+            if isinstance(lease, Holder):
+                return Outcome(ending=Ending.BUSY, holder=lease.run)
+            try:
+                standing = self._standing(work)  # it may have been made between the look and the lease
+                return _outcome(Ending.SHARED, standing) if standing is not None else self._make(work, lease)
+            finally:
+                self.leases.release(work.key)
+        except Cancelled:
+            return Outcome(ending=Ending.CANCELLED)
+        except IntegrityError as error:
+            return _failure(Ending.DAMAGED_INPUT, error)
+        except (StoreError, OSError) as error:
+            return _failure(Ending.STORAGE, error)
+        except LeaseLost as error:
+            return _failure(Ending.LOST, error)
+
+    def close(self) -> None:
+        """Return what is held."""
+        self.leases.close()
+
+    def _standing(self, work: Work) -> Record | None:
+        record = self.artifacts.find(work.stage, work.key)
+        if record is not None and work.forced_since and record.finished < work.forced_since:
+            return None
+        return record
+
+    def _make(self, work: Work, lease: Lease) -> Outcome:
+        spec = find_stage(work.stage)
+        if spec is None:
+            return Outcome(ending=Ending.FAILED, error=f"stage {work.stage} is not installed here", error_type="LookupError")
+        self.store.remove_workspace(work.key)  # left by a killed attempt: we hold the lease, so nobody works there
+        place = self.store.workspace(work.key)
+        inputs, digests = self._open_inputs(work)
+        started = time.monotonic()
+        try:
+            with self.ledger.log_file(work.run, work.folder, work.attempt) as log, self.capture(log):
+                result = self._call_stage(work, spec, lease, place, inputs)
+        except (Cancelled, LeaseLost, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
+            return _failure(Ending.FAILED, error)
+        try:
+            metrics = canonical_value(dict(result.metrics), place="metrics")
+            measurements = canonical_value(dict(result.measurements), place="measurements")
+        except NotEncodable as error:
+            return _failure(Ending.FAILED, error)
+        lease.check()
+        record = self._publish(work, spec, place, metrics, measurements, digests, time.monotonic() - started)
+        self.store.remove_workspace(work.key)
+        self.store.remove_workspace(_checkpoint_workspace(work.key))
+        return _outcome(Ending.DONE, record)
+
+    def _open_inputs(self, work: Work) -> tuple[dict[str, Artifact | Sequence[Artifact]], dict[str, str]]:
+        digests: dict[str, str] = {}
+
+        def open_one(reference: InputRef) -> Artifact:
+            record = self.artifacts.find(reference.stage, reference.key)
+            if record is None:
+                raise IntegrityError(f"input {reference.label} ({reference.key[:8]}) is no longer whole in the store")
+            digests[reference.key] = record.content_digest
+            try:
+                artifact = self.artifacts.open(record)
+            except IntegrityError:
+                self.artifacts.set_aside(record)
+                raise
+            return Artifact(**{**vars(artifact), "label": reference.label})
+
+        opened: dict[str, Artifact | Sequence[Artifact]] = {
+            port: open_one(value) if isinstance(value, InputRef) else tuple(open_one(item) for item in value)
+            for port, value in work.inputs.items()
+        }
+        return opened, digests
+
+    def _call_stage(self, work: Work, spec: StageSpec, lease: Lease, place: Path, inputs: Mapping[str, Any]) -> StageResult:
+        output, scratch = place / "output", place / "scratch"
+        output.mkdir()
+        scratch.mkdir()
+        throttle = Throttle(PROGRESS_INTERVAL_S)
+
+        def report(*, step: int, total: int, metrics: Mapping[str, float]) -> None:
+            if throttle.ready() or step >= total:
+                self.ledger.write_progress(work.run, work.folder, attempt=work.attempt, step=step, total=total, metrics=metrics)
+
+        def check_cancelled() -> None:
+            lease.check()
+            if self.is_cancelled():
+                raise Cancelled
+
+        implementation = load_implementation(spec)
+        return implementation(
+            StageContext(
+                settings=spec.settings(**work.settings),
+                seed=work.seed,
+                output=output,
+                scratch=scratch,
+                checkpoints=Checkpoints(self.store.workspace(_checkpoint_workspace(work.key))),
+                inputs=inputs,
+                num_threads=work.num_threads,
+                device="cuda" if work.use_gpu else "cpu",
+                report=report,
+                check_cancelled=check_cancelled,
+            )
+        )
+
+    def _publish(
+        self,
+        work: Work,
+        spec: StageSpec,
+        place: Path,
+        metrics: Mapping[str, Any],
+        measurements: Mapping[str, Any],
+        input_digests: Mapping[str, str],
+        seconds: float,
+    ) -> Record:
+        files = self.artifacts.take_files(place / "output")
+        record = Record(
+            key=work.key,
+            stage=work.stage,
+            kind=spec.output,
+            identity=work.identity,
+            files=files,
+            metrics=metrics,
+            measurements=measurements,
+            content_digest=content_digest(files, metrics),
+            input_digests=input_digests,
+            source_digest=source_digest(spec.implementation),
+            label=work.label,
+            run=work.run,
+            attempt=work.attempt,
+            finished=now_text(),
+            seconds=round(seconds, 4),
+            provenance={**work.provenance, "versions": environment_versions(), "host": _host()},
+        )
+        return self.artifacts.publish(record, supersede=bool(work.forced_since))
+
+
+def _checkpoint_workspace(key: str) -> str:
+    return f"checkpoints/{key}"
+
+
+def _outcome(ending: Ending, record: Record) -> Outcome:
+    return Outcome(
+        ending=ending,
+        metrics={**record.metrics, **record.measurements},
+        content_digest=record.content_digest,
+        seconds=record.seconds,
+        size_bytes=record.size_bytes,
+        host=_host(),
+        process_id=os.getpid(),
+    )
+
+
+def _failure(ending: Ending, error: BaseException) -> Outcome:
+    message = str(error) or type(error).__name__
+    return Outcome(
+        ending=ending,
+        error=message,
+        error_type=type(error).__name__,
+        trace="".join(traceback.format_exception(error)),
+        host=_host(),
+        process_id=os.getpid(),
+    )
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    return socket.gethostname()

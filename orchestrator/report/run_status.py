@@ -1,0 +1,123 @@
+"""A run as its ledger tells it: the state of each node and of the whole, folded from the request and the events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.store.base import Store
+from orchestrator.store.lease import Leases
+from orchestrator.store.ledger import Ledger, node_folder
+
+FINAL_STATES = ("done", "failed", "cancelled", "interrupted")
+
+_NODE_STATES = {
+    "node_started": "running",
+    "node_waiting": "waiting",
+    "node_done": "done",
+    "node_failed": "failed",
+    "node_skipped": "skipped",
+    "node_blocked": "blocked",
+    "node_cancelled": "cancelled",
+    "attempt_failed": "retrying",
+}
+
+
+@dataclass
+class NodeStatus:
+    """One node of a run. `state` is hit, planned, or what the last event made of it."""
+
+    label: str
+    node: str
+    stage: str
+    key: str
+    state: str
+    attempt: int = 0
+    started: str = ""
+    ended: str = ""
+    seconds: float = 0.0
+    size_bytes: int = 0
+    ending: str = ""
+    error: str = ""
+    error_type: str = ""
+    trace: str = ""
+    note: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        return node_folder(self.node, self.key)
+
+
+@dataclass
+class RunStatus:
+    """A run. `state` is running, done, failed, cancelled, or interrupted (whoever drove it is gone: submit again)."""
+
+    id: str
+    created: str
+    workflow: str
+    file: str
+    state: str
+    nodes: dict[str, NodeStatus]
+    request: Mapping[str, Any]
+    started: str = ""
+    ended: str = ""
+    seconds: float = 0.0
+    offset: int = 0
+    error: str = ""
+
+    def count(self, *states: str) -> int:
+        """Number of nodes in one of these states."""
+        return sum(node.state in states for node in self.nodes.values())
+
+    def apply(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Fold further events in."""
+        for event in events:
+            kind = event["type"]
+            if kind == "run_started":
+                self.started, self.state = event.get("time", ""), "running"
+            elif kind == "run_finished":
+                self.ended, self.state, self.seconds = event.get("time", ""), event["state"], event.get("seconds", 0.0)
+                self.error = event.get("error", "")
+            elif kind in _NODE_STATES and event["node"] in self.nodes:
+                _apply_to_node(self.nodes[event["node"]], event)
+
+
+def _apply_to_node(node: NodeStatus, event: Mapping[str, Any]) -> None:
+    kind = event["type"]
+    node.state = _NODE_STATES[kind]
+    if kind == "node_started":
+        node.attempt, node.started, node.error = event["attempt"], event.get("time", ""), ""
+    elif kind == "node_done":
+        node.ended, node.seconds, node.metrics = event.get("time", ""), event["seconds"], event["metrics"]
+        node.ending, node.size_bytes = event["ending"], event.get("size_bytes", 0)
+    elif kind in ("node_failed", "attempt_failed"):
+        node.error, node.error_type, node.trace = event["error"], event["error_type"], event["trace"]
+        node.ending, node.ended = event["ending"], event.get("time", "")
+    elif kind == "node_waiting":
+        node.note = f"run {event['holder']} is making it"
+    elif kind == "node_skipped":
+        node.note = event["why"]
+    elif kind == "node_blocked":
+        node.note = f"needs {event['by']}, which failed"
+
+
+def read_run_status(store: Store, run: str) -> RunStatus:
+    """The present status of a run from its ledger alone; nothing needs to be running."""
+    ledger = Ledger(store)
+    request = ledger.request(run)
+    content = request.content
+    nodes = {
+        label: NodeStatus(label, node, stage, key, "hit" if status == "HIT" else "skipped" if status == "SKIP" else "planned")
+        for label, node, stage, key, status in content["plan"]
+    }
+    status = RunStatus(
+        id=run, created=request.created, workflow=content["workflow"], file=content["file"], state="starting", nodes=nodes,
+        request=content,
+    )  # fmt: skip
+    events, status.offset = ledger.events(run)
+    status.apply(events)
+    if status.state not in FINAL_STATES and Leases(store, run=run).holder(f"run-{run}") is None:
+        status.state = "interrupted"
+    return status

@@ -1,0 +1,111 @@
+"""Why a node has to run: by which field, input or code it differs from the nearest earlier artifact of the same stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.store.artifacts import Artifacts, Record
+from orchestrator.workflow.drift import source_digest
+from orchestrator.workflow.plan import Plan, PlanNode, Status
+
+MAX_EXPLAINED = 200
+"""Plans with more nodes to run than this explain none by themselves: each costs a comparison with every record."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field that differs: its place in the identity, the value in the earlier artifact and the one asked for now."""
+
+    field: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {_short(self.before)} -> {_short(self.now)}"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The nearest earlier artifact, if there is one, and all that differs from it."""
+
+    nearest: Record | None
+    differences: tuple[Difference, ...]
+    code_changed: bool
+
+
+class Explainer:
+    """Compares nodes with the records of their stage, each stage's records being read once."""
+
+    def __init__(self, plan: Plan, artifacts: Artifacts) -> None:
+        self.plan = plan
+        self.artifacts = artifacts
+        self._records: dict[str, list[tuple[dict[str, Any], Record]]] = {}
+
+    def explain(self, node: PlanNode) -> Explanation:
+        """The fewest differences decide which artifact is nearest; among equals the newest."""
+        wanted = _flatten(node.identity)
+        best: tuple[int, str] | None = None
+        nearest: tuple[dict[str, Any], Record] | None = None
+        for fields, record in self._stage_records(node.spec.name):
+            if record.key == node.key:
+                continue
+            distance = sum(fields.get(name) != wanted.get(name) for name in fields.keys() | wanted.keys())
+            if best is None or distance < best[0] or (distance == best[0] and record.finished > best[1]):
+                best, nearest = (distance, record.finished), (fields, record)
+        digest = source_digest(node.spec.implementation)
+        if node.record is not None:
+            return Explanation(node.record, (), node.record.source_digest != digest)
+        if nearest is None:
+            return Explanation(None, (), code_changed=False)
+        fields, record = nearest
+        names = sorted(name for name in fields.keys() | wanted.keys() if fields.get(name) != wanted.get(name))
+        differences = tuple(
+            Difference(name, self._default(node, name, fields), self._default(node, name, wanted)) for name in names
+        )
+        return Explanation(record, differences, record.source_digest != digest)
+
+    def reason(self, node: PlanNode) -> str:
+        """One line for the plan's WHY column."""
+        if node.status is Status.HIT and node.record is not None:
+            return f"recorded {node.record.finished[:16].replace('T', ' ')}, run {node.record.run}"
+        if node.note or node.status is not Status.RUN:
+            return node.note
+        waits = [label for label in node.parents if self.plan.nodes[label].status in (Status.RUN, Status.WAIT)]
+        found = self.explain(node)
+        if found.nearest is None:
+            return f"nothing like it was made before{f' (waits for {waits[0]})' if waits else ''}"
+        own = [difference for difference in found.differences if not difference.field.startswith("inputs.")]
+        if own:
+            more = f" and {len(own) - 1} more" if len(own) > 1 else ""
+            return f"{own[0]}{more} (nearest record {found.nearest.key[:8]})"
+        changed = ", ".join(dict.fromkeys(difference.field.split(".")[1].partition("[")[0] for difference in found.differences))
+        return f"input {changed} changed{f': follows {waits[0]}' if waits else ''}"
+
+    def _stage_records(self, stage: str) -> list[tuple[dict[str, Any], Record]]:
+        if stage not in self._records:
+            self._records[stage] = [(_flatten(record.identity), record) for record in self.artifacts.all_records(stage)]
+        return self._records[stage]
+
+    def _default(self, node: PlanNode, name: str, fields: Mapping[str, Any]) -> Any:
+        """The value of an identity field; a setting that stays out of the identity has its default."""
+        if name in fields or not name.startswith("settings."):
+            return fields.get(name)
+        value = node.spec.settings.model_fields.get(name.split(".")[1])
+        return value.get_default(call_default_factory=True) if value is not None else None
+
+
+def _flatten(value: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {name: item for key in value for name, item in _flatten(value[key], f"{place}.{key}" if place else key).items()}
+    return {place: value}
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, list):
+        return f"[{', '.join(_short(item) for item in value[:3])}{', ...' if len(value) > 3 else ''}]"
+    text = str(value)
+    return text[:8] if len(text) == 32 and all(letter in "0123456789abcdef" for letter in text) else text
