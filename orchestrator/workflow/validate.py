@@ -1,0 +1,262 @@
+"""Data against a pydantic model, and the model's complaints in the user's words: what, found, expected, suggestion.
+
+Validation is strict, as JSON: text is never taken for a number, `true` never for 1, and a list may stand for a tuple.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from orchestrator.workflow.places import Findings, KeyPath, entry, list_names, nearest, shorten
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "dict_type": "a mapping (key: value)",
+    "mapping_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "model_attributes_type": "a mapping (key: value)",
+    "none_required": "nothing (null)",
+}
+_BOUNDS = {
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "string_too_short": "text of at least {min_length} characters",
+    "string_too_long": "text of at most {max_length} characters",
+    "too_short": "at least {min_length} values",
+    "too_long": "at most {max_length} values",
+}
+_TRUTH_WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defect:
+    """One complaint. `path` leads through the data as far as it goes; the name of a missing key is in `missing`."""
+
+    path: KeyPath
+    kind: str
+    value: Any
+    expected: str
+    legal: tuple[str, ...] = ()
+    missing: str = ""
+    in_union: bool = False
+
+
+def validate_data(model: type[Model], data: Mapping[str, Any]) -> Model:
+    """`data` as `model`; raises pydantic's ValidationError."""
+    return model.model_validate_json(json.dumps(data, ensure_ascii=False), strict=True)
+
+
+def defects(error: ValidationError, data: Any) -> list[Defect]:
+    """The complaints of pydantic about `data`, one per place: a union's branches are merged, follow-ups dropped."""
+    found = [_defect(details, data) for details in error.errors(include_url=False)]
+    unknown = {defect.path: defect for defect in found if defect.kind == "unknown"}
+    merged: dict[tuple[KeyPath, str], Defect] = {}
+    for defect in found:
+        if defect.in_union and any(other.path[: len(defect.path)] == defect.path != other.path for other in found):
+            continue  # another branch of the union got further into the value; its complaint is the one meant
+        if defect.missing and any(
+            path[:-1] == defect.path and defect.missing in nearest(str(path[-1]), [defect.missing]) for path in unknown
+        ):
+            continue  # the missing key is there, misspelt, and that is told already
+        first = merged.setdefault((defect.path, defect.missing), defect)
+        if first is not defect and defect.expected and defect.expected not in first.expected:
+            expected = f"{first.expected} or {defect.expected}" if first.expected else defect.expected
+            merged[defect.path, defect.missing] = Defect(
+                path=first.path, kind=first.kind, value=first.value, expected=expected, legal=first.legal + defect.legal
+            )
+    return list(merged.values())
+
+
+def report(
+    found: Defect,
+    *,
+    place: KeyPath,
+    findings: Findings,
+    legal: Callable[[], tuple[str, list[str]]],
+    hint: str = "",
+    next_step: str = "",
+) -> None:
+    """Add the problem of one defect at `place`. `legal` gives who takes names here ("a node") and those names.
+
+    `hint` is what to do about an unknown key, where the caller knows better than the nearest name.
+    """
+    prefix, noun = subject(place)
+    details = {"next_step": next_step} if next_step else {}
+    name = place[-1] if place else ""
+    if found.missing:
+        prefix, noun = subject((*place, found.missing))
+        owner, names = legal()
+        found_text = (
+            f"{owner} with {list_names(shorten(key) for key in found.value) if isinstance(found.value, dict) else 'nothing'}"
+        )
+        findings.add(place, f"{prefix}{noun} is missing", found=found_text, expected=f"{owner} has {noun}", **details)
+        findings.reported.add((*place, found.missing))
+    elif found.kind == "unknown":
+        owner, names = legal()
+        what = f"{prefix}unknown {noun}" if noun.startswith("parameter") else f"{prefix}unknown key {noun}"
+        suggestion = hint or findings.did_you_mean(str(name), names) or _nested(str(name), names) or f"remove {shorten(name)}"
+        findings.add(
+            place,
+            what,
+            found=entry(name, found.value),
+            expected=f"{owner} takes {list_names(names)}",
+            suggestion=suggestion,
+            **details,
+        )
+    else:
+        suggestion = _suggest(found, name, findings)
+        sentence = {"type": "has the wrong type", "range": "is out of range", "choice": "is not a legal value"}
+        what = f"{prefix}{noun} {sentence.get(found.kind, 'cannot be used')}"
+        findings.add(place, what, found=entry(name, found.value), expected=found.expected, suggestion=suggestion, **details)
+
+
+def subject(path: KeyPath) -> tuple[str, str]:  # noqa: PLR0911  one kind of place each
+    """How to speak of a path: what stands before the sentence ('node "a": ') and what it is about ('parameter "n_m"')."""
+    if len(path) < 2 or path[0] != "nodes":
+        return "", f'"{_dotted(path)}"' if path else "the workflow"
+    prefix, rest = f'node "{shorten(path[1])}": ', path[2:]
+    if not rest:
+        return "", prefix.removesuffix(": ")
+    if len(rest) > 1 and rest[0] == "params":
+        return prefix, f'parameter "{_dotted(rest[1:])}"'
+    if len(rest) > 1 and rest[0] == "inputs":
+        return prefix, f'input "{_dotted(rest[1:])}"'
+    if len(rest) > 2 and rest[0] == "foreach" and isinstance(rest[2], int):
+        return prefix, f'value {rest[2] + 1} of foreach "{shorten(rest[1])}"'
+    if len(rest) > 1 and rest[0] == "foreach":
+        return prefix, f'foreach "{shorten(rest[1])}"'
+    return prefix, f'"{_dotted(rest)}"'
+
+
+def legal_names(model: type[BaseModel], path: KeyPath) -> list[str]:
+    """Names of the fields that the models at `path` inside `model` take; empty where there is no model.
+
+    A class's own fields come before those it inherits: they are what its user came for.
+    """
+    here: list[Any] = _flat([model])
+    for part in path:
+        below: list[Any] = []
+        for candidate in here:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                below += [field.annotation for name, field in candidate.model_fields.items() if part in {name, field.alias}]
+            else:
+                below += [argument for argument in get_args(candidate)[-1:] if argument is not Ellipsis]
+                below += list(get_args(candidate)[:1]) if get_origin(candidate) is tuple else []
+        here = _flat(below)
+    models = [candidate for candidate in here if isinstance(candidate, type) and issubclass(candidate, BaseModel)]
+    own_first = [
+        (name not in each.__annotations__, field.alias or name) for each in models for name, field in each.model_fields.items()
+    ]
+    return list(dict.fromkeys(name for _, name in sorted(own_first, key=lambda item: item[0])))
+
+
+def _flat(annotations: list[Any]) -> list[Any]:
+    flat = []
+    for annotation in annotations:
+        origin = get_origin(annotation)
+        if origin is Annotated:
+            flat += _flat([get_args(annotation)[0]])
+        elif origin is Union or origin is types.UnionType:
+            flat += _flat(list(get_args(annotation)))
+        else:
+            flat.append(annotation)
+    return flat
+
+
+def _dotted(path: KeyPath) -> str:
+    text = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in path)
+    return shorten(text.removeprefix("."))
+
+
+def _defect(details: ErrorDetails, data: Any) -> Defect:
+    path, node, in_union = [], data, False
+    for part in details["loc"]:
+        inside = part in node if isinstance(node, Mapping) else isinstance(node, list) and part in range(len(node))
+        if inside:
+            path.append(part)
+            node = node[part]
+        elif part != "[key]":
+            in_union = True  # the tag of a union's branch, or the name of a missing key
+    context = details.get("ctx", {})
+    code, message = details["type"], details["msg"]
+    missing = str(details["loc"][-1]) if code == "missing" else ""
+    kind, expected, legal = "value", message.partition(", ")[2] if code in {"value_error", "assertion_error"} else message, ()
+    if code == "extra_forbidden":
+        kind = "unknown"
+    elif code in _WANTED:
+        kind, expected = "type", _WANTED[code]
+    elif code in _BOUNDS:
+        kind, expected = "range", _BOUNDS[code].format_map({name: _number(value) for name, value in context.items()})
+    elif code in {"literal_error", "enum", "union_tag_invalid"}:
+        choices = str(context.get("expected", context.get("expected_tags", "")))
+        kind, expected, legal = "choice", choices.replace("'", '"'), tuple(re.findall(r"'([^']*)'", choices))
+    elif code == "string_pattern_mismatch":
+        expected = f"text of the form {context['pattern']}"
+    elif "union" in code or code.startswith("json"):
+        kind = "type"
+    return Defect(
+        path=tuple(path),
+        kind=kind,
+        value=node,
+        expected=expected.removeprefix("expected "),
+        legal=legal,
+        missing=missing,
+        in_union=in_union and not missing,
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and value == int(value) else str(value)
+
+
+def _nested(name: str, names: list[str]) -> str:
+    head, dot, rest = name.partition(".")
+    return f"write it nested: {head}: {{{rest}: ...}}" if dot and head in names else ""
+
+
+def _suggest(found: Defect, name: str | int, findings: Findings) -> str:  # noqa: PLR0911  one sentence per mistake
+    value, key = found.value, f"{name}: " if isinstance(name, str) else ""
+    if found.legal:
+        return findings.did_you_mean(str(value), found.legal) or f"choose one of {list_names(found.legal)}"
+    if value is None:
+        return f"give {name} a value or remove the line" if key else "give a value"
+    if "true or false" in found.expected and isinstance(value, str) and value.lower() in _TRUTH_WORDS:
+        return f"write {key}{_TRUTH_WORDS[value.lower()]} (yes, no, on and off are text in YAML 1.2)"
+    if (
+        "number" in found.expected
+        and isinstance(value, str)
+        and re.fullmatch(r"[-+]?[0-9_.]+(e[-+]?[0-9]+)?", value, re.IGNORECASE)
+    ):
+        return f"write {key}{value.replace('_', '')} without quotes or underscores"
+    if "a whole number" in found.expected and isinstance(value, float) and value == value // 1:
+        return f"write {key}{int(value)}"
+    if found.expected == "text" and isinstance(value, bool | int | float):
+        return f'put it in quotes: {key}"{shorten(value)}"'
+    if found.expected.endswith("a list") and not isinstance(value, list | dict):
+        return f"write {key}[{shorten(value)}]"
+    if "with its unit" in found.expected and isinstance(value, int | float):
+        unit = "s" if "duration" in found.expected else "MiB"
+        return f"say the unit, for example {key}{shorten(value)}{unit}"
+    return f"change {name}" if key else "change this value"
