@@ -13,7 +13,7 @@ def host_identity() -> str:
     """This boot of this machine and its process namespace: only with both equal do process ids mean the same."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        namespace = Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
     except OSError:
         return f"{uuid.getnode():012x}"
     return f"{boot.replace('-', '')[:16]}{namespace}"

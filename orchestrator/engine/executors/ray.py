@@ -128,7 +128,7 @@ class RayExecutor:
         """A dead host on a dead cluster is not worth a retry: the run stops, and submitting again continues it."""
         try:
             alive = any(node["Alive"] for node in self._ray.nodes())
-        except Exception as cause:
+        except Exception as cause:  # noqa: BLE001 - whatever Ray raises here, it is gone
             raise _gone(cause) from error
         if not alive:
             raise _gone(error)
@@ -157,16 +157,13 @@ class RayExecutor:
 
         custom = {name: amount for name, amount in wanted.items() if name not in ("CPU", "GPU", "memory")}
         return (
-            self._ray.remote(StageHost)
+            self._ray.remote(concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0)(StageHost)
             .options(
                 name=f"{self._run}/host-{next(self._numbers)}",
                 num_cpus=wanted.get("CPU", 0),
                 num_gpus=wanted.get("GPU", 0),
                 memory=wanted.get("memory"),
                 resources=custom or None,
-                max_restarts=0,
-                max_task_retries=0,
-                concurrency_groups={"control": 1},
             )
             .remote(self._store_url, self._run)
         )
