@@ -1,0 +1,99 @@
+"""Which layers of a model become N:M sparse, refusal by name of those that cannot, and what is said of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import Tensor, nn
+
+from stages.models.bundle import ModelBundle
+from stages.models.measures import measure_model
+from stages.models.nm_mask import masked_layers, nm_summary
+from stages.ops.pattern import NMPattern
+
+
+def select_layers(
+    model: nn.Module,
+    *,
+    pattern: NMPattern,
+    dense_layers: Sequence[str] = (),
+    on_indivisible: Literal["refuse", "dense"] = "refuse",
+) -> tuple[str, ...]:
+    """Names of the layers to make sparse: every convolution and linear layer but the first layer and the classifier.
+
+    The first layer (stem convolution, patch embedding) has few inputs and the classifier few weights; the literature leaves
+    both dense. A grouped convolution is cut along the inputs of one group, which is what it sums over.
+
+    Args:
+        model: plain, without transforms on its weights.
+        pattern: N and M.
+        dense_layers: further names, or patterns as the shell knows them, of layers to leave dense.
+        on_indivisible: what to do with a layer whose inputs M does not divide.
+
+    Raises:
+        ValueError: a pattern in `dense_layers` matches no layer, a layer's inputs are not a multiple of M, a layer computes
+            with its weight otherwise than a plain one, or nothing is left to make sparse.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    for text in dense_layers:
+        if not any(fnmatchcase(name, text) for name in layers):
+            raise ValueError(f"dense_layers: {text!r} matches no layer; layers: {', '.join(layers)}")
+    always_dense = {*list(layers)[:1], *_classifier(model, layers)}
+    chosen = [name for name in layers if name not in always_dense and not any(fnmatchcase(name, text) for text in dense_layers)]
+    indivisible = [name for name in chosen if layers[name].weight.shape[1] % pattern.m]
+    if indivisible and on_indivisible == "refuse":
+        name = indivisible[0]
+        groups = getattr(layers[name], "groups", 1)
+        grouped = f" in each of its {groups} groups" if groups > 1 else ""
+        more = f"; so have {len(indivisible) - 1} more layers" if len(indivisible) > 1 else ""
+        raise ValueError(
+            f"{name} has I = {layers[name].weight.shape[1]} inputs{grouped}, not a multiple of M = {pattern.m}{more}. "
+            f"Leave such layers dense with `on_indivisible: dense`, name them in dense_layers, or choose another pattern"
+        )
+    chosen = [name for name in chosen if name not in indivisible]
+    for name in chosen:
+        if not _computes_plainly(layers[name]):
+            raise ValueError(
+                f"{name} is a {type(layers[name]).__name__}, which changes its weight before use, so zeros would not "
+                "stay zeros; name it in dense_layers"
+            )
+    if not chosen:
+        raise ValueError(f"no layer is left to make {pattern} sparse; layers: {', '.join(layers) or 'none'}")
+    return tuple(chosen)
+
+
+def refuse_transforms(bundle: ModelBundle, *, stage: str) -> None:
+    """Masks act before every other transform, so they go on a plain model; raises ValueError naming what is in the way."""
+    if bundle.transforms:
+        names = ", ".join(spec.name for spec in bundle.transforms)
+        raise ValueError(
+            f"{stage}: the model carries {names}; masks act before all of them, so start from the model before those"
+        )
+
+
+def mask_metrics(bundle: ModelBundle) -> dict[str, float | int | bool]:
+    """What every stage of this kind reports of the masked model, read off the weights and not off the masks."""
+    weights: dict[str, tuple[Tensor, NMPattern]] = {}
+    for name, mask in masked_layers(bundle.model).items():
+        weight = bundle.model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        weights[name] = weight, mask.pattern
+    return {**measure_model(bundle), **nm_summary(weights), "num_sparse_layers": len(weights)}
+
+
+def _classifier(model: nn.Module, layers: dict[str, nn.Linear | nn.Conv2d]) -> set[str]:
+    """The layers of timm's classifier (several in distilled models), or else the last layer."""
+    if not hasattr(model, "get_classifier"):
+        return set(list(layers)[-1:])
+    found = model.get_classifier()  # type: ignore[operator]
+    heads = found if isinstance(found, tuple | list) else (found,)
+    inside = {id(part) for head in heads if isinstance(head, nn.Module) for part in head.modules()}
+    return {name for name, layer in layers.items() if id(layer) in inside}
+
+
+def _computes_plainly(layer: nn.Module) -> bool:
+    """Whether the forward pass uses the weight as it is; weight-standardising layers, for one, do not."""
+    plain = (nn.Linear.forward, nn.Conv2d.forward)
+    return type(layer).forward in plain or type(layer).__name__ == "Conv2dSame"

@@ -1,0 +1,71 @@
+"""LBC: learn which N of every M weights to keep, in one training run, without dense gradients for what is gone.
+
+Every block of M weights may keep one of C = binom(M, N) combinations. All start alive with equal scores; weights and scores
+are trained together, and the lowest-scored combinations are removed along a schedule until one per block is left, at epoch
+t_f = removal_end * epochs. From there on the mask is fixed and the remaining epochs train the weights that are left.
+
+Source: Zhang et al. 2022, arXiv 2206.06662, and the authors' code, replayed step for step in the tests. We depart from it where
+it errs: `removed` is a boolean (see `ScoredCombinations`), the curve is clamped before t_i (there the code fails), scores rest
+after the last removal in every model (in the code for DeiT they go on, without effect on the mask), and the moving average of
+weights leaves scores alone. The mask of layers follows the paper: all but the first layer and the classifier.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from stages.contract import StageContext, StageResult
+from stages.data.base import load_dataset
+from stages.models.bundle import load_bundle, save_bundle
+from stages.models.nm_mask import apply_masks
+from stages.ops.pattern import parse_pattern
+from stages.sparsify.combinations import RemovalHook, add_scores, drop_scores
+from stages.sparsify.layers import mask_metrics, refuse_transforms, select_layers
+from stages.sparsify.settings import LBCSettings
+from stages.training.evaluation import evaluate_top1
+from stages.training.loop import train
+
+
+def run(context: StageContext) -> StageResult:
+    """Train the input model to N:M sparsity; the output carries fixed masks and no scores.
+
+    Raises:
+        ValueError: a layer cannot take the pattern, the model carries transforms already, or a setting does not fit the data.
+        TrainingDiverged: the loss or a weight stopped being finite.
+    """
+    settings: LBCSettings = context.settings
+    torch.set_num_threads(context.num_threads)
+    bundle, pattern = load_bundle(context.input("model")), parse_pattern(settings.n_m)
+    refuse_transforms(bundle, stage="sparsify.lbc")
+    names = select_layers(
+        bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
+    )
+    data = load_dataset(settings.data)
+    before = evaluate_top1(bundle.model, data.test)
+    layers = add_scores(bundle.model, names, pattern=pattern)
+    hook = RemovalHook(
+        layers,
+        start=settings.first_removal_epoch,
+        end=settings.last_removal_epoch,
+        power=settings.removal_power,
+        learning_rate_multiplier=settings.score_learning_rate_multiplier,
+        weight_decay=settings.score_weight_decay,
+    )
+    report = train(bundle.model, data=data, settings=settings, context=context, hooks=(hook,))
+    bundle.model.cpu()
+    bundle = apply_masks(bundle, drop_scores(bundle.model, layers), pattern=pattern)
+    save_bundle(bundle, context.output)
+    history = json.dumps({"epochs": list(report.history)}, indent=1, allow_nan=False)
+    (context.output / "history.json").write_text(history + "\n", encoding="utf-8")
+    return StageResult(
+        metrics={
+            "top1_accuracy": evaluate_top1(bundle.model, data.test).accuracy,
+            "initial_top1_accuracy": before.accuracy,
+            "final_loss": report.final_loss,
+            "num_steps": report.num_steps,
+            **mask_metrics(bundle),
+        },
+        measurements={"seconds": report.seconds, "images_per_s": report.images_per_s},
+    )

@@ -1,0 +1,116 @@
+"""Settings and descriptions of the `sparsify` stages. Torch-free, so that plans stay fast."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.contract import Port, StageSettings, StageSpec
+from stages.data.settings import DataSettings
+from stages.ops.pattern import PatternText, parse_pattern
+from stages.training.settings import TrainingSettings
+
+MAX_SCORE_MEMORY = 10.0
+"""Scores per weight (C / M) above which `sparsify.lbc` wants a yes: 2:4 has 1.5, 4:8 has 8.75, 4:16 has 113.75."""
+
+
+class NMSettings(StageSettings):
+    """Which weights become N:M sparse: the same words for every method of this kind."""
+
+    n_m: PatternText = Field("2:4", description='pattern "N:M": N of every M weights along the reduction axis stay')
+    dense_layers: tuple[str, ...] = Field(
+        (), description='layers left dense besides the first and the classifier: names or patterns such as "blocks.0.*"'
+    )
+    on_indivisible: Literal["refuse", "dense"] = Field(
+        "refuse", description="a layer whose number of inputs M does not divide: stop with its name, or leave it dense"
+    )
+
+
+class LBCSettings(NMSettings, TrainingSettings):
+    """LBC: train weights and combination scores together and remove the lowest combinations along a schedule."""
+
+    epochs: int = Field(30, ge=1, le=100_000, description="passes over the training images, removal and what follows it")
+    removal_start: float = Field(0.0, ge=0, lt=1, description="share of the epochs before the first removal (t_i / epochs)")
+    removal_end: float = Field(
+        0.5, gt=0, lt=1, description="share of the epochs after which every block is exactly N:M (t_f / epochs)"
+    )
+    removal_power: float = Field(
+        3.0, gt=0, le=16, description="exponent p of the removal curve; larger removes more at the start"
+    )
+    score_learning_rate_multiplier: float = Field(1.0, gt=0, le=1000, description="times the learning rate of the weights")
+    score_weight_decay: float = Field(1e-4, ge=0, le=10, description="weight decay of the scores, per unit of learning rate")
+    allow_large_score_memory: bool = Field(
+        False, description="allow patterns with more than 10 scores per weight, such as 4:16 with 113.75"
+    )
+
+    @property
+    def first_removal_epoch(self) -> float:
+        """t_i, in epochs."""
+        return round(self.removal_start * self.epochs, 9)
+
+    @property
+    def last_removal_epoch(self) -> float:
+        """t_f, in epochs."""
+        return round(self.removal_end * self.epochs, 9)
+
+    @model_validator(mode="after")
+    def _schedule_fits_the_training(self) -> Self:
+        if self.removal_start >= self.removal_end:
+            raise ValueError(f"removal_start is {self.removal_start} and removal_end {self.removal_end}; expected start < end")
+        if ceil(self.last_removal_epoch) > self.epochs - 1:
+            raise ValueError(
+                f"removal_end {self.removal_end} ends at epoch {self.last_removal_epoch:g}, but the last of {self.epochs} epochs is "
+                f"number {self.epochs - 1}: none of exact {self.n_m} is left; lower removal_end or raise epochs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scores_fit_in_memory(self) -> Self:
+        pattern = parse_pattern(self.n_m)
+        scores_per_weight = pattern.num_combinations / pattern.m
+        if scores_per_weight > MAX_SCORE_MEMORY and not self.allow_large_score_memory:
+            raise ValueError(
+                f"{self.n_m} has {pattern.num_combinations} combinations, {scores_per_weight:g} scores per weight (limit "
+                f"{MAX_SCORE_MEMORY:g}), and optimizer state beside them; choose a smaller M, or set allow_large_score_memory"
+            )
+        return self
+
+
+class MagnitudeSettings(NMSettings):
+    """One-shot magnitude masks: no training; `data` is what the accuracy is measured on."""
+
+    data: DataSettings
+
+    def data_identity(self) -> str | None:
+        return self.data.identity()
+
+
+_MODEL_METRICS = ("num_parameters", "num_nonzero_parameters", "sparsity", "gmacs", "gmacs_effective", "bops")
+_MASK_METRICS = ("num_nm_blocks", "num_violating_blocks", "nm_valid", "num_sparse_layers")
+
+STAGES: tuple[StageSpec, ...] = (
+    StageSpec(
+        name="sparsify.lbc",
+        version=1,
+        summary="Learns the best N:M combination of every block while training, removing the lowest-scored step by step",
+        settings=LBCSettings,
+        implementation="stages.sparsify.lbc:run",
+        inputs={"model": Port(kind="model")},
+        output="model",
+        metrics=("top1_accuracy", "initial_top1_accuracy", *_MODEL_METRICS, *_MASK_METRICS),
+        source="Zhang et al. 2022, Learning Best Combination for Efficient N:M Sparsity, arXiv 2206.06662",
+    ),
+    StageSpec(
+        name="sparsify.magnitude",
+        version=1,
+        summary="Keeps the N largest weights of every block of M at once, without training: the control for learned masks",
+        settings=MagnitudeSettings,
+        implementation="stages.sparsify.magnitude:run",
+        inputs={"model": Port(kind="model")},
+        output="model",
+        metrics=("top1_accuracy", "initial_top1_accuracy", *_MODEL_METRICS, *_MASK_METRICS),
+        source="Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv 2104.08378 (one-shot step)",
+    ),
+)
