@@ -6,16 +6,16 @@ that a block size does not divide, more GPUs than there are) shows itself later,
 
 from __future__ import annotations
 
-import heapq
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import WorkflowError
 from orchestrator.workflow.check_params import check_params
 from orchestrator.workflow.load import LoadedWorkflow
-from orchestrator.workflow.places import Findings, KeyPath, entry, list_names, shorten
-from orchestrator.workflow.spec import NAME_PATTERN, Node, Resources, When
+from orchestrator.workflow.order import order_of
+from orchestrator.workflow.places import Findings, KeyPath, entry, list_names, nearest, shorten
+from orchestrator.workflow.spec import NAME_PATTERN, NAME_RULE, Node, Resources, When
 from stages import catalog
 from stages.contract import Port, StageSpec
 
@@ -76,7 +76,9 @@ class _Check:
             self._resources(name, node.resources)
         for name in [*self.nodes, *sorted(self.loaded.unread)]:
             self._name(name)
-        order = self._order()
+        order, cycles = order_of(self.edges)
+        for cycle in cycles:
+            self._cycle(cycle)
         if self.findings.problems:
             raise WorkflowError(self.findings.sorted())
         return CheckedWorkflow(loaded=_with_plain_references(self.loaded, self.specs), specs=self.specs, order=order)
@@ -87,7 +89,7 @@ class _Check:
                 ("nodes", name),
                 f'"{shorten(name)}" cannot be the name of a node',
                 found=f'"{shorten(name)}:"',
-                expected="a letter or _, then at most 63 letters, digits, _ or -",
+                expected=NAME_RULE,
                 suggestion=f"rename it, for example {_plain_name(name)}",
             )
 
@@ -124,7 +126,7 @@ class _Check:
                     suggestion=f"to run this node once for each: foreach: {{{port_name}: [{list_names(reference)}]}}",
                 )
                 port = None
-            elif port is not None and not reference and not port.optional:
+            elif spec is not None and port is not None and not reference and not port.optional:
                 self._missing_port(name, port_name, port, spec, place)
             for index, item in enumerate(reference):
                 self._edge(name, port_name, item, (*place, index), port)
@@ -136,8 +138,14 @@ class _Check:
                         expected="each node once",
                         suggestion="remove one of the two",
                     )
-        for port_name, port in spec.inputs.items() if spec is not None and is_whole else ():
-            if not port.optional and port_name not in node.inputs and port_name not in node.foreach:
+        if spec is not None and is_whole:
+            self._required_ports(name, node, spec)
+
+    def _required_ports(self, name: str, node: Node, spec: StageSpec) -> None:
+        unknown = [given for given in node.inputs if given not in spec.inputs]
+        for port_name, port in spec.inputs.items():
+            is_misspelt = any(nearest(given, [port_name]) for given in unknown)
+            if not port.optional and not is_misspelt and port_name not in node.inputs and port_name not in node.foreach:
                 self._missing_port(name, port_name, port, spec, ("nodes", name, "inputs"))
 
     def _port(self, name: str, port_name: str, spec: StageSpec | None, place: KeyPath, *, found: str) -> Port | None:
@@ -156,8 +164,7 @@ class _Check:
         )
         return None
 
-    def _missing_port(self, name: str, port_name: str, port: Port, spec: StageSpec | None, place: KeyPath) -> None:
-        assert spec is not None
+    def _missing_port(self, name: str, port_name: str, port: Port, spec: StageSpec, place: KeyPath) -> None:
         makers = [other for other, made in self.specs.items() if other != name and port.kind in {ANY_KIND, made.output}]
         self.findings.add(
             place,
@@ -237,7 +244,7 @@ class _Check:
                 f'node "{shorten(name)}" refers to itself',
                 found=found,
                 expected="the name of another node",
-                suggestion=f"one of {list_names((other for other in self.nodes if other != name), limit=8)}",
+                suggestion="remove the reference, or name the node whose result is meant",
             )
         elif target in self.nodes:
             self.edges[name].setdefault(target, place)
@@ -316,50 +323,15 @@ class _Check:
                     suggestion=f"write {field}: {amount:g} under resources" if field else "remove it or ask for 1",
                 )
 
-    def _order(self) -> tuple[str, ...]:
-        """Nodes so that each comes after what it refers to; reports the cycles that forbid it."""
-        position = {name: index for index, name in enumerate(self.nodes)}
-        names = list(self.nodes)
-        waiting = {name: len(targets) for name, targets in self.edges.items()}
-        below: dict[str, list[str]] = {name: [] for name in names}
-        for name, targets in self.edges.items():
-            for target in targets:
-                below[target].append(name)
-        ready = [position[name] for name in names if not waiting[name]]
-        order = []
-        while ready:
-            name = names[heapq.heappop(ready)]
-            order.append(name)
-            for follower in below[name]:
-                waiting[follower] -= 1
-                if not waiting[follower]:
-                    heapq.heappush(ready, position[follower])
-        for cycle in _cycles({name: self.edges[name] for name in names if waiting[name]}):
-            first = min(range(len(cycle)), key=lambda index: position[cycle[index]])
-            turned = cycle[first:] + cycle[:first]
-            path = " -> ".join([*turned, turned[0]])
-            self.findings.add(
-                self.edges[turned[0]][turned[1]],
-                f'node "{turned[0]}" needs its own result: the references form a cycle',
-                found=path if len(path) <= 2000 else f"{path[:2000]} ... ({len(turned)} nodes)",
-                expected="references that lead back to a node without inputs",
-                suggestion=f'remove one of these references, for example that of "{turned[0]}" to "{turned[1]}"',
-            )
-        return tuple(order)
-
-
-def _cycles(edges: Mapping[str, Mapping[str, KeyPath]]) -> Iterator[list[str]]:
-    """A cycle for each group of nodes that wait for each other; every node given has a target among those given."""
-    seen: set[str] = set()
-    for start in edges:
-        trail: dict[str, int] = {}
-        name = start
-        while name not in seen:
-            seen.add(name)
-            trail[name] = len(trail)
-            name = next(target for target in edges[name] if target in edges)
-        if name in trail:
-            yield list(trail)[trail[name] :]
+    def _cycle(self, cycle: tuple[str, ...]) -> None:
+        path = " -> ".join([*cycle, cycle[0]])
+        self.findings.add(
+            self.edges[cycle[0]][cycle[1]],
+            f'node "{cycle[0]}" needs its own result: the references form a cycle',
+            found=path if len(path) <= 2000 else f"{path[:2000]} ... ({len(cycle)} nodes)",
+            expected="references that lead back to a node without inputs",
+            suggestion=f'remove one of these references, for example that of "{cycle[0]}" to "{cycle[1]}"',
+        )
 
 
 def _with_plain_references(loaded: LoadedWorkflow, specs: Mapping[str, StageSpec]) -> LoadedWorkflow:

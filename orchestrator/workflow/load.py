@@ -96,12 +96,12 @@ def _validated(data: dict[str, Any], unread: frozenset[str], findings: Findings)
     """`data` as a Workflow; what is wrong is reported and left out, so that the rest can still be checked."""
     if unread and not data["nodes"]:
         raise WorkflowError(findings.sorted())
-    for _ in range(4):  # leaving a value out can uncover at most what needed it: a field, its node, the nodes
+    for attempt in range(4):  # leaving a value out can uncover at most what needed it: a field, its node, the nodes
         try:
             return validate_data(Workflow, data), unread
         except ValidationError as error:
             for defect in defects(error, data):
-                if not findings.known_at(defect.path):
+                if not findings.known_at(defect.path) and not (defect.missing and attempt):
                     _report(defect, findings)
                 data, dropped = _left_out(data, defect)
                 unread |= dropped

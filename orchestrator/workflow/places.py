@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from orchestrator.errors import Problem
 
 KeyPath = tuple[str | int, ...]
 """Where a value is: ("nodes", "lbc", "params", "n_m"), with an int for a place in a list."""
+
+_NOT_TEXT = re.compile(r"|~|[-+]?[0-9.]+(?:e[-+]?[0-9]+)?|true|false|null", re.IGNORECASE)
+"""Text that would be something else without its quotes, so that it is shown with them."""
 
 MAX_SUGGESTIONS = 100  # nearest names cost a millisecond each among thousands; a broken file must still answer at once
 
@@ -117,7 +121,7 @@ def list_names(names: Iterable[str], *, limit: int = 24) -> str:
 def shorten(value: Any, *, limit: int = 80) -> str:
     """`value` as one short line, near to how YAML would write it."""
     if isinstance(value, str):
-        text = value if value.isprintable() and value.strip() == value != "" else json.dumps(value, ensure_ascii=False)
+        text = value if value.isprintable() and value == value.strip() else json.dumps(value, ensure_ascii=False)
     elif value is None:
         text = "nothing (null)"
     else:
@@ -127,5 +131,7 @@ def shorten(value: Any, *, limit: int = 80) -> str:
 
 def entry(name: str | int, value: Any) -> str:
     """`name: value` as found in the file, in quotes; a list item is its value alone."""
-    text = shorten(value) if isinstance(name, int) else f"{shorten(name)}: {'' if value is None else shorten(value)}".rstrip()
+    text = json.dumps(value) if isinstance(value, str) and _NOT_TEXT.fullmatch(value) else shorten(value)
+    if isinstance(name, str):
+        text = f"{shorten(name)}:" if value is None else f"{shorten(name)}: {text}"
     return f'"{text}"'

@@ -5,6 +5,7 @@ Validation is strict, as JSON: text is never taken for a number, `true` never fo
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import types
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.workflow.places import Findings, KeyPath, entry, list_names, nearest, shorten
+from orchestrator.workflow.spec import NAME_PATTERN, NAME_RULE
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -107,11 +109,15 @@ def report(
     name = place[-1] if place else ""
     if found.missing:
         prefix, noun = subject((*place, found.missing))
-        owner, names = legal()
-        found_text = (
-            f"{owner} with {list_names(shorten(key) for key in found.value) if isinstance(found.value, dict) else 'nothing'}"
+        given = list_names(shorten(key) for key in found.value) if isinstance(found.value, dict) else "none"
+        findings.add(
+            place,
+            f"{prefix}{noun} is missing",
+            found=f"{legal()[0]} with {given}" if given != "none" else f"{legal()[0]} with nothing",
+            expected=f"a value for {noun}",
+            suggestion=f"add {found.missing}: ...",
+            **details,
         )
-        findings.add(place, f"{prefix}{noun} is missing", found=found_text, expected=f"{owner} has {noun}", **details)
         findings.reported.add((*place, found.missing))
     elif found.kind == "unknown":
         owner, names = legal()
@@ -132,7 +138,7 @@ def report(
         findings.add(place, what, found=entry(name, found.value), expected=found.expected, suggestion=suggestion, **details)
 
 
-def subject(path: KeyPath) -> tuple[str, str]:  # noqa: PLR0911  one kind of place each
+def subject(path: KeyPath) -> tuple[str, str]:
     """How to speak of a path: what stands before the sentence ('node "a": ') and what it is about ('parameter "n_m"')."""
     if len(path) < 2 or path[0] != "nodes":
         return "", f'"{_dotted(path)}"' if path else "the workflow"
@@ -153,7 +159,7 @@ def subject(path: KeyPath) -> tuple[str, str]:  # noqa: PLR0911  one kind of pla
 def legal_names(model: type[BaseModel], path: KeyPath) -> list[str]:
     """Names of the fields that the models at `path` inside `model` take; empty where there is no model.
 
-    A class's own fields come before those it inherits: they are what its user came for.
+    A class's own fields come before those it inherits: they are what its users came for.
     """
     here: list[Any] = _flat([model])
     for part in path:
@@ -166,10 +172,12 @@ def legal_names(model: type[BaseModel], path: KeyPath) -> list[str]:
                 below += list(get_args(candidate)[:1]) if get_origin(candidate) is tuple else []
         here = _flat(below)
     models = [candidate for candidate in here if isinstance(candidate, type) and issubclass(candidate, BaseModel)]
-    own_first = [
-        (name not in each.__annotations__, field.alias or name) for each in models for name, field in each.model_fields.items()
-    ]
-    return list(dict.fromkeys(name for _, name in sorted(own_first, key=lambda item: item[0])))
+    names: dict[str, None] = {}
+    for each in models:
+        for ancestor in each.__mro__:
+            own = [name for name in inspect.get_annotations(ancestor) if name in each.model_fields]
+            names.update(dict.fromkeys(each.model_fields[name].alias or name for name in own))
+    return list(names)
 
 
 def _flat(annotations: list[Any]) -> list[Any]:
@@ -213,7 +221,8 @@ def _defect(details: ErrorDetails, data: Any) -> Defect:
         choices = str(context.get("expected", context.get("expected_tags", "")))
         kind, expected, legal = "choice", choices.replace("'", '"'), tuple(re.findall(r"'([^']*)'", choices))
     elif code == "string_pattern_mismatch":
-        expected = f"text of the form {context['pattern']}"
+        pattern = context["pattern"]
+        expected = NAME_RULE if pattern == NAME_PATTERN else f"text of the form {pattern}"
     elif "union" in code or code.startswith("json"):
         kind = "type"
     return Defect(
@@ -236,10 +245,13 @@ def _nested(name: str, names: list[str]) -> str:
     return f"write it nested: {head}: {{{rest}: ...}}" if dot and head in names else ""
 
 
-def _suggest(found: Defect, name: str | int, findings: Findings) -> str:  # noqa: PLR0911  one sentence per mistake
+def _suggest(found: Defect, name: str | int, findings: Findings) -> str:
     value, key = found.value, f"{name}: " if isinstance(name, str) else ""
     if found.legal:
         return findings.did_you_mean(str(value), found.legal) or f"choose one of {list_names(found.legal)}"
+    bound = re.search(r"at (least|most) (\S+)$", found.expected)
+    if bound and isinstance(value, int | float):
+        return f"write {key}{bound[2]} or {'more' if bound[1] == 'least' else 'less'}"
     if value is None:
         return f"give {name} a value or remove the line" if key else "give a value"
     if "true or false" in found.expected and isinstance(value, str) and value.lower() in _TRUTH_WORDS:
@@ -254,6 +266,8 @@ def _suggest(found: Defect, name: str | int, findings: Findings) -> str:  # noqa
         return f"write {key}{int(value)}"
     if found.expected == "text" and isinstance(value, bool | int | float):
         return f'put it in quotes: {key}"{shorten(value)}"'
+    if found.expected.startswith("a mapping"):
+        return f"write the keys of {name} on lines of their own below it, indented" if key else "write key: value"
     if found.expected.endswith("a list") and not isinstance(value, list | dict):
         return f"write {key}[{shorten(value)}]"
     if "with its unit" in found.expected and isinstance(value, int | float):

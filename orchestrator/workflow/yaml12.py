@@ -48,6 +48,7 @@ _TEACH = (  # what libyaml says -> what to do about it
     ("did not find expected alphabetic or numeric", "put a value that starts with * or & in quotes"),
     ("block sequence entries are not allowed", "start the list on a line of its own, under its key"),
     ("unknown escape character", "use single quotes, or double the backslash"),
+    ("invalid Unicode character escape", "write the character itself; half of a surrogate pair is none"),
     ("control characters are not allowed", "remove the invisible character"),
 )
 
@@ -91,7 +92,7 @@ class YamlReader:
         self._num_values = 0
         self._result: Any = None
 
-    def read(self) -> Any:  # noqa: C901  one case for each kind of event
+    def read(self) -> Any:
         """The text's one document as dict, list, str, int, float, bool and None; None for an empty text."""
         num_documents = 0
         try:
