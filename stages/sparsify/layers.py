@@ -9,7 +9,6 @@ from typing import Literal
 from torch import Tensor, nn
 
 from stages.models.bundle import ModelBundle
-from stages.models.measures import measure_model
 from stages.models.nm_mask import masked_layers, nm_summary
 from stages.ops.pattern import NMPattern
 
@@ -73,14 +72,14 @@ def refuse_transforms(bundle: ModelBundle, *, stage: str) -> None:
         )
 
 
-def mask_metrics(bundle: ModelBundle) -> dict[str, float | int | bool]:
+def mask_metrics(bundle: ModelBundle) -> dict[str, int | bool]:
     """What every stage of this kind reports of the masked model, read off the weights and not off the masks."""
     weights: dict[str, tuple[Tensor, NMPattern]] = {}
     for name, mask in masked_layers(bundle.model).items():
         weight = bundle.model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         weights[name] = weight, mask.pattern
-    return {**measure_model(bundle), **nm_summary(weights), "num_sparse_layers": len(weights)}
+    return {**nm_summary(weights), "num_sparse_layers": len(weights)}
 
 
 def _classifier(model: nn.Module, layers: dict[str, nn.Linear | nn.Conv2d]) -> set[str]:

@@ -12,13 +12,10 @@ weights leaves scores alone. The mask of layers follows the paper: all but the f
 
 from __future__ import annotations
 
-import json
-
 import torch
 
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_dataset
-from stages.models.bundle import load_bundle, save_bundle
 from stages.models.nm_mask import apply_masks
 from stages.ops.pattern import parse_pattern
 from stages.sparsify.combinations import RemovalHook, add_scores, drop_scores
@@ -26,6 +23,7 @@ from stages.sparsify.layers import mask_metrics, refuse_transforms, select_layer
 from stages.sparsify.settings import LBCSettings
 from stages.training.evaluation import evaluate_top1
 from stages.training.loop import train
+from stages.training.model_artifact import deliver_model, receive_model
 
 
 def run(context: StageContext) -> StageResult:
@@ -35,14 +33,15 @@ def run(context: StageContext) -> StageResult:
         ValueError: a layer cannot take the pattern, the model carries transforms already, or a setting does not fit the data.
         TrainingDiverged: the loss or a weight stopped being finite.
     """
-    settings: LBCSettings = context.settings
+    settings = context.settings
+    assert isinstance(settings, LBCSettings)
     torch.set_num_threads(context.num_threads)
-    bundle, pattern = load_bundle(context.input("model")), parse_pattern(settings.n_m)
+    data = load_dataset(settings.data)
+    bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
     refuse_transforms(bundle, stage="sparsify.lbc")
     names = select_layers(
         bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
     )
-    data = load_dataset(settings.data)
     before = evaluate_top1(bundle.model, data.test)
     layers = add_scores(bundle.model, names, pattern=pattern)
     hook = RemovalHook(
@@ -56,16 +55,5 @@ def run(context: StageContext) -> StageResult:
     report = train(bundle.model, data=data, settings=settings, context=context, hooks=(hook,))
     bundle.model.cpu()
     bundle = apply_masks(bundle, drop_scores(bundle.model, layers), pattern=pattern)
-    save_bundle(bundle, context.output)
-    history = json.dumps({"epochs": list(report.history)}, indent=1, allow_nan=False)
-    (context.output / "history.json").write_text(history + "\n", encoding="utf-8")
-    return StageResult(
-        metrics={
-            "top1_accuracy": evaluate_top1(bundle.model, data.test).accuracy,
-            "initial_top1_accuracy": before.accuracy,
-            "final_loss": report.final_loss,
-            "num_steps": report.num_steps,
-            **mask_metrics(bundle),
-        },
-        measurements={"seconds": report.seconds, "images_per_s": report.images_per_s},
-    )
+    metrics = {"initial_top1_accuracy": before.accuracy, **mask_metrics(bundle)}
+    return deliver_model(bundle, context=context, report=report, metrics=metrics)

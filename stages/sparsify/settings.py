@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from stages.contract import Port, StageSettings, StageSpec
 from stages.data.settings import DataSettings
 from stages.ops.pattern import PatternText, parse_pattern
-from stages.training.settings import TrainingSettings
+from stages.training.settings import MODEL_METRICS, TrainingSettings
 
 MAX_SCORE_MEMORY = 10.0
 """Scores per weight (C / M) above which `sparsify.lbc` wants a yes: 2:4 has 1.5, 4:8 has 8.75, 4:16 has 113.75."""
@@ -61,8 +61,8 @@ class LBCSettings(NMSettings, TrainingSettings):
             raise ValueError(f"removal_start is {self.removal_start} and removal_end {self.removal_end}; expected start < end")
         if ceil(self.last_removal_epoch) > self.epochs - 1:
             raise ValueError(
-                f"removal_end {self.removal_end} ends at epoch {self.last_removal_epoch:g}, but the last of {self.epochs} epochs is "
-                f"number {self.epochs - 1}: none of exact {self.n_m} is left; lower removal_end or raise epochs"
+                f"removal_end {self.removal_end} ends at epoch {self.last_removal_epoch:g}, but the last of {self.epochs} "
+                f"epochs is number {self.epochs - 1}: none of exact {self.n_m} is left; lower removal_end or raise epochs"
             )
         return self
 
@@ -79,7 +79,7 @@ class LBCSettings(NMSettings, TrainingSettings):
 
 
 class MagnitudeSettings(NMSettings):
-    """One-shot magnitude masks: no training; `data` is what the accuracy is measured on."""
+    """One-shot magnitude masks, without training; the accuracy is measured on the test images of `data`."""
 
     data: DataSettings
 
@@ -87,8 +87,8 @@ class MagnitudeSettings(NMSettings):
         return self.data.identity()
 
 
-_MODEL_METRICS = ("num_parameters", "num_nonzero_parameters", "sparsity", "gmacs", "gmacs_effective", "bops")
-_MASK_METRICS = ("num_nm_blocks", "num_violating_blocks", "nm_valid", "num_sparse_layers")
+METRICS = (*MODEL_METRICS, "initial_top1_accuracy", "num_nm_blocks", "num_violating_blocks", "nm_valid", "num_sparse_layers")
+"""What every stage of this kind reports; `initial_top1_accuracy` is that of the model it was given."""
 
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
@@ -99,7 +99,7 @@ STAGES: tuple[StageSpec, ...] = (
         implementation="stages.sparsify.lbc:run",
         inputs={"model": Port(kind="model")},
         output="model",
-        metrics=("top1_accuracy", "initial_top1_accuracy", *_MODEL_METRICS, *_MASK_METRICS),
+        metrics=METRICS,
         source="Zhang et al. 2022, Learning Best Combination for Efficient N:M Sparsity, arXiv 2206.06662",
     ),
     StageSpec(
@@ -110,7 +110,7 @@ STAGES: tuple[StageSpec, ...] = (
         implementation="stages.sparsify.magnitude:run",
         inputs={"model": Port(kind="model")},
         output="model",
-        metrics=("top1_accuracy", "initial_top1_accuracy", *_MODEL_METRICS, *_MASK_METRICS),
+        metrics=METRICS,
         source="Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv 2104.08378 (one-shot step)",
     ),
 )
