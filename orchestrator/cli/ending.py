@@ -1,0 +1,67 @@
+"""What `submit` says when a run has ended: how, what came out, what failed and why, and the commands to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from orchestrator import api
+from orchestrator.cli.shell import Shell
+from orchestrator.report.result_table import Result, result_documents, result_lines
+from orchestrator.report.run_lines import MAX_FAILURES_IN_FULL, end_line, failure_lines
+
+
+def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, results: Sequence[Result], exit_code: int) -> None:
+    """The end of a run that had work to do."""
+    status = result.status
+    if shell.as_json:
+        shell.json_line(
+            {
+                "type": "end",
+                "run": result.run,
+                "state": result.state.value,
+                "exit_code": exit_code,
+                "seconds": status.seconds,
+                "results": result_documents(results),
+            }
+        )
+        return
+    failed = [node for node in status.nodes.values() if node.state == "failed"]
+    program = "orchestrator" if not shell.store_url else f"orchestrator --store {shlex.quote(shell.store_url)}"
+    for node in failed[:MAX_FAILURES_IN_FULL]:
+        shell.insist(
+            *failure_lines(
+                node, run=status, ledger=shell.workspace.ledger, planned=plan.nodes.get(node.label), style=shell.err_style,
+                command=program,
+            )
+        )  # fmt: skip
+    if len(failed) > MAX_FAILURES_IN_FULL:
+        shell.insist(f"   and {len(failed) - MAX_FAILURES_IN_FULL} more failed nodes")
+    shell.say(end_line(status, style=shell.err_style))
+    if results:
+        shell.data(result_lines(results, style=shell.style, width=shell.width))
+    again = shlex.join([*program.split(), "submit", status.file, *_overrides(plan)])
+    if result.state is api.State.CANCELLED:
+        shell.insist(f"   stopped before its end; all that was finished is kept. next: {again}")
+    elif failed:
+        shell.insist(f"   what was finished is kept; after the cause is mended, go on with: {again}")
+    else:
+        shell.say(*_next_commands(program, plan, result, results, place=shell.place()))
+
+
+def _overrides(plan: api.Plan) -> list[str]:
+    return [word for override in plan.checked.loaded.overrides for word in ("--set", override)]
+
+
+def _next_commands(program: str, plan: api.Plan, result: api.RunResult, results: Sequence[Result], *, place: str) -> list[str]:
+    last = list(plan.nodes.values())[-1]
+    key = (results[0].record.key if results else last.key)[:8]
+    commands = [
+        (f"{program} status {result.run}", "this run, node by node"),
+        (f"{program} logs {result.run}", "what its stages printed"),
+        (f"{program} show {key}", "one artifact: settings, metrics, files"),
+        (f"{program} artifacts get {last.key[:8]} ./out", "copy an artifact's files out"),
+        (f"{program} plan {plan.checked.loaded.file} --why {last.node}", "why a node would run or not"),
+    ]
+    width = max(len(command) for command, _ in commands)
+    return [f"files are in {place}; next:", *(f"   {command:<{width}}  {what}" for command, what in commands)]

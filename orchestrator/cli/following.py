@@ -1,0 +1,57 @@
+"""Following a run that another process drives, and finding those that are driven now."""
+
+from __future__ import annotations
+
+import time
+
+from orchestrator import api
+from orchestrator.cli.shell import Shell
+from orchestrator.report.run_lines import end_line
+from orchestrator.report.run_status import FINAL_STATES, RunStatus, read_run_status
+
+EXIT_FAILED = 3
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+LOOK_EVERY_S = 0.5
+
+_EXIT_CODES = {"done": 0, "failed": EXIT_FAILED, "cancelled": EXIT_INTERRUPTED, "interrupted": EXIT_INTERRUPTED}
+
+
+def exit_code(state: str, *, signal_number: int = 0) -> int:
+    """The exit code that tells how a run ended."""
+    code = _EXIT_CODES.get(state, EXIT_FAILED)
+    return EXIT_TERMINATED if code == EXIT_INTERRUPTED and signal_number == 15 else code
+
+
+def live_runs(workspace: api.Workspace) -> list[RunStatus]:
+    """Runs that some living process drives, newest first; found by their leases, so old runs cost nothing."""
+    names = [name.removeprefix("run-") for name in workspace.store.list("leases") if name.startswith("run-")]
+    found = [read_run_status(workspace.store, name) for name in names]
+    live = [run for run in found if run.state not in FINAL_STATES]
+    return sorted(live, key=lambda run: run.created, reverse=True)
+
+
+def follow(shell: Shell, status: RunStatus) -> int:
+    """Show what happens in a run until it ends; its exit code. Ctrl-C ends the watching, never the run."""
+    from orchestrator.cli.watching import make_watcher
+
+    workspace = shell.workspace
+    watcher = make_watcher(shell)
+    offset = status.offset
+    try:
+        with watcher.watching():
+            watcher.started(status)
+            while status.state not in FINAL_STATES and not shell.reader_is_gone:
+                time.sleep(LOOK_EVERY_S)
+                status = read_run_status(workspace.store, status.id)
+                events, offset = workspace.ledger.events(status.id, offset=offset)
+                if events:
+                    watcher.happened(events, status)
+                watcher.tick(status)
+    except KeyboardInterrupt:
+        shell.say("", f"no longer watching; the run goes on. next: orchestrator cancel {status.id}")
+        return EXIT_INTERRUPTED
+    if shell.as_json:
+        shell.json_line({"type": "end", "run": status.id, "state": status.state})
+    shell.say(end_line(status, style=shell.err_style))
+    return exit_code(status.state)

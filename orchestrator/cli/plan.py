@@ -1,0 +1,95 @@
+"""`plan` and `validate`: what a workflow file asks for, without running any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from orchestrator.cli.group import command, pass_shell
+from orchestrator.cli.shell import Shell
+
+EXIT_WORK = 8
+
+FILE = click.Path(dir_okay=False)
+Function = Callable[..., Any]
+
+
+def selecting(function: Function) -> Function:
+    """The options that choose what a workflow file means and which of its nodes count; shared by `plan` and `submit`."""
+    options = (
+        click.option("--set", "overrides", metavar="NODE.PARAM=VALUE", multiple=True, help="Change a parameter; repeatable."),
+        click.option(
+            "--rerun", metavar="NODE", multiple=True, help='Make NODE and all below it again; "drifted": hits of other code.'
+        ),
+        click.option("--from", "start", metavar="NODE", multiple=True, help="Only NODE and what is below it."),
+        click.option("--until", metavar="NODE", multiple=True, help="Only NODE and what it needs."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@command("plan", example="orchestrator plan workflows/digits.yaml --why lbc")
+@click.argument("file", type=FILE)
+@selecting
+@click.option("--why", metavar="NODE", help="All that differs from the nearest earlier artifact of NODE.")
+@click.option("--exit-code", "tells_work", is_flag=True, help="Exit with 8 when there is work to do.")
+@pass_shell
+def plan(
+    shell: Shell,
+    file: str,
+    overrides: tuple[str, ...],
+    rerun: tuple[str, ...],
+    start: tuple[str, ...],
+    until: tuple[str, ...],
+    why: str | None,
+    tells_work: bool,
+) -> int:
+    """Show what a workflow file would run, and why. Runs nothing, writes nothing."""
+    from orchestrator import api
+    from orchestrator.report.plan_table import plan_document, plan_lines
+
+    selection = api.Selection(rerun=rerun, until=until, start=start)
+    made = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection)
+    artifacts = shell.workspace.artifacts
+    if why is not None:
+        from orchestrator.report.why import explained_nodes, why_documents, why_lines
+
+        nodes = explained_nodes(made, why)
+        if shell.as_json:
+            shell.document({"workflow": made.name, "why": why_documents(made, nodes, artifacts)})
+        else:
+            shell.data(why_lines(made, nodes, artifacts, style=shell.style))
+    elif shell.as_json:
+        shell.document(plan_document(made, artifacts))
+    else:
+        shell.data(plan_lines(made, artifacts, place=shell.place(), style=shell.style, width=shell.width))
+    return EXIT_WORK if tells_work and made.has_work else 0
+
+
+@command("validate", example="orchestrator validate workflows/*.yaml")
+@click.argument("files", type=FILE, nargs=-1, required=True)
+@pass_shell
+def validate(shell: Shell, files: tuple[str, ...]) -> int:
+    """Check workflow files; show every problem at once. Opens no store."""
+    from orchestrator import api
+    from orchestrator.cli.failures import EXIT_USAGE, problem_documents, report_workflow_error
+    from orchestrator.errors import WorkflowError
+    from orchestrator.report.text import plural
+
+    documents: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            checked = api.load(file)
+        except WorkflowError as error:
+            report_workflow_error(shell, error)
+            documents.append({"file": file, "valid": False, "problems": problem_documents(error)})
+        else:
+            nodes = len(checked.loaded.workflow.nodes)
+            documents.append({"file": file, "valid": True, "problems": [], "nodes": nodes})
+            shell.say(f"ok: {file}: {plural(nodes, 'node')}")
+    if shell.as_json:
+        shell.document({"files": documents})
+    return 0 if all(document["valid"] for document in documents) else EXIT_USAGE

@@ -1,0 +1,134 @@
+"""Where text goes: data to stdout, words for people to stderr, and whether either may be coloured.
+
+A reader that goes away (`orchestrator ls | head`) ends the text and nothing else: a run does not die with its audience.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any
+
+from orchestrator.report.text import Style
+
+if TYPE_CHECKING:
+    from orchestrator.api import Workspace
+
+SCHEMA = 1
+"""Version of every JSON document that the command line writes."""
+
+
+@dataclass
+class Shell:
+    """The global flags of one call, and its two streams."""
+
+    store_url: str | None = None
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    no_color: bool = False
+    out: IO[str] = field(default_factory=lambda: sys.stdout)
+    err: IO[str] = field(default_factory=lambda: sys.stderr)
+    _closed: set[int] = field(default_factory=set)
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """The store that the flags name, opened on first use."""
+        from orchestrator.api import open_workspace
+
+        return open_workspace(self.store_url)
+
+    def data(self, lines: Iterable[str]) -> None:
+        """Lines that the command was asked for, to stdout."""
+        self._write(self.out, "".join(f"{line}\n" for line in lines))
+
+    def document(self, content: Mapping[str, Any]) -> None:
+        """The one JSON document of the call, to stdout."""
+        self._write(self.out, json.dumps({"schema": SCHEMA, **content}, indent=2, default=_plain) + "\n")
+
+    def json_line(self, content: Mapping[str, Any]) -> None:
+        """One line of a JSON stream, to stdout."""
+        self._write(self.out, json.dumps({"schema": SCHEMA, **content}, default=_plain) + "\n")
+
+    def say(self, *lines: str) -> None:
+        """Lines for people, to stderr; silent under --quiet and --json."""
+        if not self.quiet and not self.as_json:
+            self.insist(*lines)
+
+    def insist(self, *lines: str) -> None:
+        """Lines for people that --quiet does not hide: warnings and errors."""
+        self._write(self.err, "".join(f"{line}\n" for line in lines))
+
+    def place(self) -> str:
+        """The store, as a person would name it."""
+        root = self.workspace.store.url.removeprefix("file://")
+        here = os.getcwd()  # noqa: PTH109 - pathlib is not needed for one prefix
+        return os.path.relpath(root) if root.startswith(f"{here}{os.sep}") else root
+
+    def with_store(self, command: str) -> str:
+        """A command to type next, with the --store that this call was given."""
+        return f"{command} --store {self.store_url}" if self.store_url else command
+
+    @cached_property
+    def style(self) -> Style:
+        """Colours of stdout."""
+        return Style(self._may_colour(self.out))
+
+    @cached_property
+    def err_style(self) -> Style:
+        """Colours of stderr."""
+        return Style(self._may_colour(self.err))
+
+    @property
+    def width(self) -> int | None:
+        """Columns of stdout; None where it is no terminal and no line needs to be cut."""
+        return shutil.get_terminal_size().columns if self.out.isatty() else None
+
+    @property
+    def err_width(self) -> int | None:
+        """Columns of stderr; None where it is no terminal."""
+        return shutil.get_terminal_size().columns if self.err.isatty() else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether lines may be drawn over."""
+        return self.err.isatty() and os.environ.get("TERM") != "dumb"
+
+    @property
+    def reader_is_gone(self) -> bool:
+        """Whether nobody reads stdout any more."""
+        return id(self.out) in self._closed
+
+    def close(self) -> None:
+        """Send what is buffered; quiet about a reader that went away."""
+        for stream in (self.out, self.err):
+            self._write(stream, "")
+            if id(stream) in self._closed:  # else the interpreter would complain about the rest of the buffer at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+    def _may_colour(self, stream: IO[str]) -> bool:
+        return stream.isatty() and not self.no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def _write(self, stream: IO[str], text: str) -> None:
+        if id(stream) in self._closed:
+            return
+        try:
+            try:
+                stream.write(text)
+            except UnicodeEncodeError:
+                encoding = getattr(stream, "encoding", None) or "ascii"
+                stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
+        except (BrokenPipeError, ValueError):
+            self._closed.add(id(stream))
+
+
+def _plain(value: Any) -> Any:
+    return (
+        dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, (set, frozenset, tuple)) else str(value)
+    )

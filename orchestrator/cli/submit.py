@@ -1,0 +1,112 @@
+"""`submit`: plan, show the plan, run what is missing, follow it, and say what came out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from orchestrator import api
+from orchestrator.cli.following import exit_code
+from orchestrator.cli.group import command, pass_shell
+from orchestrator.cli.plan import FILE, selecting
+from orchestrator.cli.shell import Shell
+from orchestrator.errors import UsageError
+from orchestrator.report.plan_table import drift_lines, plan_document, plan_lines
+from orchestrator.report.result_table import RESULT_KINDS, Result, result_documents, result_lines
+from orchestrator.report.text import plural
+
+
+@command("submit", example="orchestrator submit workflows/digits.yaml --set pretrain.epochs=5")
+@click.argument("file", type=FILE)
+@selecting
+@click.option(
+    "--executor", type=click.Choice(["ray", "inline"]), default="ray", show_default=True,
+    help="ray: processes on this machine; inline: one node at a time, in this process.",
+)  # fmt: skip
+@click.option("--keep-going", is_flag=True, help="After a failure, go on with nodes that do not need it.")
+@click.option("--tag", "tags", metavar="NAME=VALUE", multiple=True, help="Mark the run, for ls; repeatable.")
+@pass_shell
+def submit(
+    shell: Shell,
+    file: str,
+    overrides: tuple[str, ...],
+    rerun: tuple[str, ...],
+    start: tuple[str, ...],
+    until: tuple[str, ...],
+    executor: Literal["ray", "inline"],
+    keep_going: bool,
+    tags: tuple[str, ...],
+) -> int:
+    """Plan a workflow file, run what is missing, follow it, show what came out.
+
+    What was finished before is used as it is. Ctrl-C asks the run to stop; the same command goes on where it stopped.
+    """
+    marks = _tags(tags)
+    selection = api.Selection(rerun=rerun, until=until, start=start)
+    plan = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection)
+    if shell.as_json:
+        shell.json_line({"type": "plan", **plan_document(plan, shell.workspace.artifacts)})
+    if not plan.has_work:
+        return _nothing_to_do(shell, plan, marks)
+    if not shell.as_json:
+        shell.say(
+            *plan_lines(plan, shell.workspace.artifacts, place=shell.place(), style=shell.err_style, width=shell.err_width)
+        )
+
+    from orchestrator.cli.watching import make_watcher
+
+    watcher = make_watcher(shell)
+    with watcher.watching():
+        result = api.submit(
+            plan,
+            workspace=shell.workspace,
+            executor=executor,
+            options=api.RunOptions(keep_going=keep_going),
+            watcher=watcher,
+            tags=marks,
+        )
+    from orchestrator.cli.ending import tell_end
+
+    code = exit_code(result.state.value, signal_number=result.signal_number)
+    tell_end(shell, plan, result, results=_results(shell, plan), exit_code=code)
+    return code
+
+
+def _nothing_to_do(shell: Shell, plan: api.Plan, marks: dict[str, str]) -> int:
+    result = api.submit(plan, workspace=shell.workspace, tags=marks)
+    results = _results(shell, plan)
+    if shell.as_json:
+        shell.json_line(
+            {
+                "type": "end",
+                "run": result.run,
+                "state": result.state.value,
+                "exit_code": 0,
+                "results": result_documents(results),
+            }
+        )
+        return 0
+    hits, skips = len(plan.with_status(api.Status.HIT)), len(plan.with_status(api.Status.SKIP))
+    skipped = f", {skips} skipped by their conditions" if skips else ""
+    which = f"all {plural(hits, 'node')} are finished" if hits != 1 else "its one node is finished"
+    shell.say(f"nothing to do: {which}{skipped} (run {result.run})", *drift_lines(plan, style=shell.err_style))
+    shell.data(result_lines(results, style=shell.style, width=shell.width))
+    return 0
+
+
+def _results(shell: Shell, plan: api.Plan) -> list[Result]:
+    artifacts = shell.workspace.artifacts
+    wanted = [node for node in plan.nodes.values() if node.spec.output in RESULT_KINDS]
+    found = [(node, node.record or artifacts.find(node.spec.name, node.key)) for node in wanted]
+    return [Result(node.label, record) for node, record in found if record is not None]
+
+
+def _tags(tags: tuple[str, ...]) -> dict[str, str]:
+    marks = {}
+    for tag in tags:
+        name, equals, value = tag.partition("=")
+        if not equals or not name:
+            raise UsageError(f'--tag "{tag}" names no value; expected NAME=VALUE', next_step=f"--tag {name or 'name'}=value")
+        marks[name] = value
+    return marks

@@ -1,0 +1,87 @@
+"""The live block of a terminal: one line about the run, one for each active node. The only user of rich; imported late."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.report.progress import Progress, ProgressReader
+from orchestrator.report.run_status import NodeStatus, RunStatus
+from orchestrator.report.status_table import counts_text
+from orchestrator.report.text import format_seconds
+
+REFRESH_PER_S = 4
+BAR_WIDTH = 20
+
+
+class LiveBlock:
+    """Draws the block until closed; lines printed meanwhile scroll away above it."""
+
+    def __init__(self, file: IO[str], reader: ProgressReader, status: RunStatus, *, is_coloured: bool) -> None:
+        self.status = status
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._began_s = time.monotonic()
+        self._seen_running_s: dict[tuple[str, int], float] = {}
+        self._console = Console(file=file, no_color=not is_coloured, highlight=False, markup=False, emoji=False)
+        self._live = Live(
+            console=self._console, get_renderable=self._block, refresh_per_second=REFRESH_PER_S, transient=True,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self._live.start()
+
+    def print(self, lines: Sequence[str]) -> None:
+        """Lines that stay, above the block."""
+        for line in lines:
+            self._console.print(Text.from_ansi(line), soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove the block; what was printed stays."""
+        self._live.stop()
+
+    def _block(self) -> Group:
+        with self._lock:
+            progress = self._reader.read(self.status)
+        running = [node for node in self.status.nodes.values() if node.state == "running"]
+        room = max(1, self._console.height - 3)
+        hidden = len(running) - room
+        parts: list[Text | Table] = [self._header(), self._nodes(running[:room], progress)]
+        if hidden > 0:
+            parts.append(Text(f"... and {hidden} more", style="dim"))
+        return Group(*parts)
+
+    def _header(self) -> Text:
+        elapsed = format_seconds(float(int(time.monotonic() - self._began_s)))
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(f"run {self.status.id}", style="bold")
+        text.append(f"  {self.status.workflow}  {elapsed}  {counts_text(self.status)}")
+        return text
+
+    def _nodes(self, running: Sequence[NodeStatus], progress: dict[str, Progress]) -> Table:
+        table = Table.grid(padding=(0, 1), expand=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, self._console.width - 62))
+        for _ in range(4):
+            table.add_column(no_wrap=True, overflow="ellipsis")
+        for node in running:
+            began_s = self._seen_running_s.setdefault((node.label, node.attempt), time.monotonic())
+            found = progress.get(node.label)
+            word = Text("RUN   ", style="yellow")
+            elapsed = format_seconds(float(int(time.monotonic() - began_s)))
+            if found is None:
+                table.add_row(
+                    word, node.label, Text("starting" if node.attempt < 2 else f"attempt {node.attempt}"), elapsed, "", ""
+                )
+                continue
+            bar = ProgressBar(total=max(1, found.total), completed=found.step, width=BAR_WIDTH)
+            left = f"{format_seconds(found.seconds_left)} left" if found.seconds_left is not None else elapsed
+            table.add_row(word, node.label, bar, f"{found.step}/{found.total}", found.metric, left)
+        return table

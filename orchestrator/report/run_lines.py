@@ -1,0 +1,129 @@
+"""What happens in a run, one line for each event; and what is left to say when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.report.run_status import NodeStatus, RunStatus
+from orchestrator.report.status_table import counts_text, run_word
+from orchestrator.report.text import Style, format_bytes, format_seconds, format_value, printable
+from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.ledger import Ledger
+from orchestrator.workflow.plan import PlanNode
+from stages.contract import Checkpoints
+
+TAIL_LINES = 20
+MAX_FAILURES_IN_FULL = 3
+HEADLINE_METRICS = ("top1_accuracy", "gmacs", "num_nonzero_parameters", "value")
+
+Event = Mapping[str, Any]
+
+
+def event_line(event: Event, *, style: Style) -> str:
+    """One event as a line that begins with its status word; empty for events that say nothing new to a person."""
+    kind, label = event["type"], event.get("node", "")
+    match kind:
+        case "node_started":
+            again = f", attempt {event['attempt']}" if event["attempt"] > 1 else ""
+            return f"{style.word('RUN')}  {label}  started{again}"
+        case "node_waiting":
+            return f"{style.word('WAIT')}  {label}  run {event['holder']} is making it"
+        case "node_done":
+            return _done_line(event, label, style)
+        case "attempt_failed" if event.get("will_retry"):
+            delay = f" in {format_seconds(event['delay_s'])}" if event.get("delay_s") else ""
+            return f"{style.word('RETRY')}  {label}  attempt {event['attempt']}: {_first_line(event['error'])}; again{delay}"
+        case "node_failed":
+            return f"{style.word('FAIL')}  {label}  attempt {event['attempt']}: {_sentence(event)}"
+        case "node_skipped":
+            return f"{style.word('SKIP')}  {label}  {event['why']}"
+        case "node_blocked":
+            return f"{style.word('SKIP')}  {label}  needs {event['by']}, which failed"
+        case "node_cancelled":
+            return f"{style.word('CANCEL')}  {label}  stopped; what it had saved is kept"
+        case "run_stopping":
+            return "stopping: running stages were asked to save and stop. Ctrl-C again does not wait for them"
+    return ""
+
+
+def end_line(status: RunStatus, *, style: Style) -> str:
+    """How the whole run ended, in one line."""
+    word = style.word(run_word(status.state))
+    return f"{word}  run {status.id} {status.state} after {format_seconds(status.seconds)}: {counts_text(status)}"
+
+
+def failure_lines(
+    node: NodeStatus, *, run: RunStatus, ledger: Ledger, planned: PlanNode | None, style: Style, command: str
+) -> list[str]:
+    """A failed node: its error, the end of its log, what is kept, and how to go on."""
+    head = f"{style.word('FAIL')}  {node.label}, attempt {node.attempt}{_of_attempts(node, planned)}: {_error(node)}"
+    log = ledger.read_log(run.id, node.folder, node.attempt).decode("utf-8", "replace").splitlines()
+    lines = [head]
+    if log:
+        lines.append(f"   last {min(len(log), TAIL_LINES)} of {len(log)} log lines:")
+        lines += [f"   | {printable(line.expandtabs(4))}" for line in log[-TAIL_LINES:]]
+    else:
+        lines.append("   it printed nothing")
+    step = _kept_step(ledger, node)
+    if step is not None:
+        lines.append(f"   kept: its state at step {step}; the next attempt goes on from there")
+    lines.append(f"   next: {command} logs {run.id} {_quoted(node.label)}    (all it printed)")
+    return lines
+
+
+def artifact_count_line(artifacts: Artifacts, place: str, made: Sequence[PlanNode]) -> str:
+    """Where the files are, and how many bytes this run's nodes hold."""
+    sizes = [record.size_bytes for node in made if (record := artifacts.find(node.spec.name, node.key)) is not None]
+    return f"files: {format_bytes(sum(sizes))} in {len(sizes)} artifacts, store {place}"
+
+
+def _done_line(event: Event, label: str, style: Style) -> str:
+    is_shared = event["ending"] == "shared"
+    metrics = event.get("metrics", {})
+    shown = [f"{_short(name)} {format_value(metrics[name])}" for name in HEADLINE_METRICS if name in metrics][:3]
+    parts = ["made by another node or run" if is_shared else format_seconds(event["seconds"]), *shown]
+    if event.get("size_bytes"):
+        parts.append(format_bytes(event["size_bytes"]))
+    return f"{style.word('SHARED' if is_shared else 'DONE')}  {label}  {', '.join(parts)}"
+
+
+def _short(name: str) -> str:
+    return {"top1_accuracy": "top1", "num_nonzero_parameters": "non-zero"}.get(name, name)
+
+
+def _sentence(event: Event) -> str:
+    kind = event.get("error_type", "")
+    text = _first_line(event["error"])
+    return text if not kind or kind in text else f"{kind}: {text}"
+
+
+def _error(node: NodeStatus) -> str:
+    return _sentence({"error": node.error, "error_type": node.error_type})
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return printable(lines[0]) if lines else ""
+
+
+def _of_attempts(node: NodeStatus, planned: PlanNode | None) -> str:
+    """An error of the stage is tried again only where the node asks for it; a lost process always is."""
+    if planned is None:
+        return ""
+    retry = planned.asked.retry
+    if node.ending == "failed" and not retry.on_error:
+        return " (an error of the stage is not tried again)"
+    return f" of {retry.attempts}"
+
+
+def _kept_step(ledger: Ledger, node: NodeStatus) -> int | None:
+    latest = Checkpoints(ledger.store.workspace(f"checkpoints/{node.key}")).latest()
+    return latest[0] if latest else None
+
+
+def _quoted(label: str) -> str:
+    """A label as a word of the shell: brackets are patterns there."""
+    import shlex
+
+    return shlex.quote(label)
