@@ -42,6 +42,7 @@ class StageSpec:
 
     `implementation` is "package.module:function"; the module is imported only where the stage runs. Raise `version` when
     the same settings must give another artifact (a changed default, a mended formula): old artifacts then stop being hits.
+    `example` holds small settings with which the stage runs in seconds: documentation shows them, the contract suite runs them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class StageSpec:
     inputs: Mapping[str, Port] = field(default_factory=dict)
     metrics: Sequence[str] = ()
     source: str = ""
+    example: Mapping[str, Any] = field(default_factory=dict)
     experimental: bool = False
 
 
