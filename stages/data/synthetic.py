@@ -13,11 +13,11 @@ from stages.ops.seeds import derive_seed
 def load_synthetic(source: SyntheticData) -> Dataset:
     """Both splits: image = class image + noise * standard normal; labels go round the classes."""
     shape = (source.channels, source.height, source.width)
-    class_images = torch.randn((source.num_classes, *shape), generator=_generator(source, "classes"))
+    class_images = torch.randn((source.num_classes, *shape), generator=_generator(source, "classes"), dtype=torch.float32)
 
     def split(name: str, length: int) -> TensorSplit:
         labels = torch.arange(length) % source.num_classes
-        noise = torch.randn((length, *shape), generator=_generator(source, name))
+        noise = torch.randn((length, *shape), generator=_generator(source, name), dtype=torch.float32)
         return TensorSplit(images=class_images[labels] + source.noise * noise, labels=labels)
 
     return Dataset(

@@ -7,6 +7,7 @@ from stages.data.base import load_dataset
 from stages.finetune.settings import FinetuneSettings
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model, receive_model
+from stages.training.seeding import prepare_process
 
 
 def finetune_classifier(context: StageContext) -> StageResult:
@@ -14,6 +15,7 @@ def finetune_classifier(context: StageContext) -> StageResult:
 
     Source: Smith and Topin 2017, arXiv 1708.07120 (OneCycle); Loshchilov and Hutter 2017, arXiv 1711.05101 (AdamW).
     """
+    prepare_process(context)
     settings = context.settings
     assert isinstance(settings, FinetuneSettings)
     data = load_dataset(settings.data)

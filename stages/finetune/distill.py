@@ -9,6 +9,7 @@ from stages.training.evaluation import evaluate_top1
 from stages.training.loop import train
 from stages.training.losses import distillation_loss
 from stages.training.model_artifact import deliver_model, receive_model
+from stages.training.seeding import prepare_process
 
 
 def finetune_distill(context: StageContext) -> StageResult:
@@ -16,6 +17,7 @@ def finetune_distill(context: StageContext) -> StageResult:
 
     Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531.
     """
+    prepare_process(context)
     settings = context.settings
     assert isinstance(settings, DistillSettings)
     data = load_dataset(settings.data)

@@ -10,6 +10,7 @@ from stages.ops.seeds import derive_seed
 from stages.pretrain.settings import ClassifierSettings
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model
+from stages.training.seeding import prepare_process
 
 
 def pretrain_classifier(context: StageContext) -> StageResult:
@@ -17,6 +18,7 @@ def pretrain_classifier(context: StageContext) -> StageResult:
 
     Source: Smith and Topin 2017, arXiv 1708.07120 (OneCycle); Loshchilov and Hutter 2017, arXiv 1711.05101 (AdamW).
     """
+    prepare_process(context)
     settings = context.settings
     assert isinstance(settings, ClassifierSettings)
     data = load_dataset(settings.data)

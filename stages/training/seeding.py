@@ -18,7 +18,8 @@ from stages.ops.seeds import derive_seed
 def prepare_process(context: StageContext) -> torch.device:
     """Seed every random generator from the context and set back what an earlier stage may have changed.
 
-    On a CPU the same settings, seed and number of threads then give the same weights to the bit.
+    On a CPU the same settings, seed and number of threads then give the same weights to the bit. A stage calls this before it
+    loads data or builds a model; `train` calls it again, so that what happened in between does not matter.
 
     Returns:
         The device to train on.
