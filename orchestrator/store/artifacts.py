@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import IntegrityError, StoreError
+from orchestrator.errors import IntegrityError, StageFailed
 from orchestrator.store.base import Store
 from orchestrator.store.blobs import digest_bytes, digest_file, verify_file
 from stages.contract import Artifact
@@ -91,17 +91,25 @@ class Artifacts:
         ]
 
     def take_files(self, folder: Path) -> dict[str, FileEntry]:
-        """Move every file under `folder` into the store's blobs; returns them by name. Refuses links and odd names."""
-        files = {}
+        """Move every file under `folder` into the store's blobs; returns them by name.
+
+        Raises StageFailed for links, odd names and a missing folder, before anything is moved.
+        """
+        if folder.is_symlink() or not folder.is_dir():
+            raise StageFailed("the stage removed or replaced its output folder", next_step="write below it only")
+        names = {}
         for path in sorted(folder.rglob("*")):
             if path.is_dir() and not path.is_symlink():
                 continue
             name = path.relative_to(folder).as_posix()
             if path.is_symlink() or not path.is_file() or not _SAFE_NAME.fullmatch(name):
-                raise StoreError(
+                raise StageFailed(
                     f"the stage wrote {name!r}, which cannot be part of an artifact",
                     next_step="write plain files named in letters, digits, '.', '_' and '-' only",
                 )
+            names[name] = path
+        files = {}
+        for name, path in names.items():
             size_bytes = path.stat().st_size
             digest = digest_file(path, size_bytes)
             self.store.put_blob(path, digest)
@@ -128,7 +136,10 @@ class Artifacts:
         return record
 
     def set_aside(self, record: Record) -> None:
-        """Make a damaged artifact no hit any more: its record goes to `quarantine/`, its damaged blobs go away."""
+        """Make a damaged artifact no hit any more: its record goes to `quarantine/`, its damaged blobs go away.
+
+        A record that another process has put in its place meanwhile stays.
+        """
         for file in record.files.values():
             try:
                 verify_file(self.store.blob_path(file.digest), digest=file.digest, size_bytes=file.size_bytes)

@@ -15,7 +15,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.errors import LeaseLost
@@ -72,7 +74,7 @@ class Leases:
     def acquire(self, name: str, *, stale_version: str | None = None) -> Lease | Holder:
         """The lease, or its present holder. `stale_version`: a version that an observer has seen stand still too long."""
         path = f"leases/{name}"
-        mine = Holder(uuid.uuid4().hex, host_identity(), os.getpid(), process_started(os.getpid()), self.run)
+        mine = Holder(uuid.uuid4().hex, host_identity(), os.getpid(), _own_start(os.getpid()), self.run)
         data = _encode(mine)
         version = self.store.create(path, data, durable=False)
         while version is None:
@@ -106,6 +108,14 @@ class Leases:
         entry = self.store.read(f"leases/{name}")
         return entry.version if entry is not None and self._stood_still(name, entry) else ""
 
+    def confirm(self, lease: Lease) -> None:
+        """Ask the store whether the lease is still ours; LeaseLost if not. What a beat would find out, before publishing."""
+        lease.check()
+        entry = self.store.read(lease.path)
+        holder = decode_holder(entry) if entry is not None else None
+        lease.lost = holder is None or holder.token != lease.holder.token
+        lease.check()
+
     def release(self, name: str) -> None:
         """Give the lease back; only its holder can, and a lost lease is left to its new holder."""
         lease = self._held.pop(name, None)
@@ -115,14 +125,24 @@ class Leases:
 
     def beat(self) -> None:
         """Raise the beat of every lease held; marks those that were taken over as lost."""
-        for lease in list(self._held.values()):
-            with lease.lock:
-                if lease.lost or lease.path.removeprefix("leases/") not in self._held:
+        for name, lease in list(self._held.items()):
+            with lease.lock, suppress(Exception):  # a store that is away for a moment: the next beat tries again
+                if lease.lost or self._held.get(name) is not lease:
                     continue
-                lease.holder = Holder(**{**vars(lease.holder), "beat": lease.holder.beat + 1})
-                version = self.store.replace(lease.path, _encode(lease.holder), version=lease.version, durable=False)
-                lease.lost = version is None
-                lease.version = version or lease.version
+                raised = Holder(**{**vars(lease.holder), "beat": lease.holder.beat + 1})
+                version = self.store.replace(lease.path, _encode(raised), version=lease.version, durable=False)
+                if version is None:
+                    lease.lost = True
+                else:
+                    lease.holder, lease.version = raised, version
+
+    def sweep(self) -> None:
+        """Remove the leases that dead processes of this machine have left."""
+        for name in list(self.store.list("leases")):
+            entry = self.store.read(f"leases/{name}")
+            holder = decode_holder(entry) if entry is not None else None
+            if entry is not None and holder is not None and holder.is_dead_here():
+                self.store.delete(f"leases/{name}", version=entry.version)
 
     def close(self) -> None:
         """Return all leases and stop beating."""
@@ -145,19 +165,22 @@ class Leases:
 
     def _keep_beating(self) -> None:
         while not self._wake.wait(BEAT_S):
-            try:
-                self.beat()
-            except Exception:  # noqa: BLE001, S112 - a store that is away for a moment must not end the beating
-                continue
+            self.beat()
 
 
 def decode_holder(entry: Entry) -> Holder | None:
     """The holder named in a lease object; None if the object is damaged, and so free to take."""
     try:
         content: dict[str, Any] = json.loads(entry.data)
-        return Holder(**content)
+        holder = Holder(**content)
     except (ValueError, TypeError):
         return None
+    return holder if isinstance(holder.process_id, int) else None
+
+
+@lru_cache(maxsize=1)
+def _own_start(process_id: int) -> str:
+    return process_started(process_id)
 
 
 def _encode(holder: Holder) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,10 +39,14 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def begin(self, content: Mapping[str, Any]) -> str:
-        """Record a new run and return its id: eight letters and digits, to be selected with a double click."""
+    def begin(self, content: Mapping[str, Any], *, claim: Callable[[str], object] = lambda _run: None) -> str:
+        """Record a new run and return its id: eight letters and digits, to be selected with a double click.
+
+        `claim` is called with the id before the run can be seen, so that nobody finds it without a living owner.
+        """
         while True:
             run = "".join(secrets.choice(_ID_ALPHABET) for _ in range(8))
+            claim(run)
             data = json.dumps({"id": run, "created": now_text(), **content}).encode()
             if self.store.create(f"runs/{run}/run.json", data, durable=False) is not None:
                 return run
@@ -60,15 +64,14 @@ class Ledger:
 
     def request(self, run: str) -> RunRequest:
         """The run's request; UsageError if there is no such run."""
-        entry = self.store.read(f"runs/{run}/run.json")
-        if entry is None:
+        found = self._find_request(run)
+        if found is None:
             raise UsageError(f'no run "{run}" in {self.store.url}', next_step="orchestrator ls")
-        content = json.loads(entry.data)
-        return RunRequest(id=content.pop("id"), created=content.pop("created"), content=content)
+        return found
 
     def runs(self) -> list[RunRequest]:
-        """All runs, newest first."""
-        found = [self.request(run) for run in self.store.list("runs") if self.store.read(f"runs/{run}/run.json") is not None]
+        """All runs, newest first. One whose request a loss of power has damaged is left out."""
+        found = [request for run in self.store.list("runs") if (request := self._find_request(run)) is not None]
         return sorted(found, key=lambda request: (request.created, request.id), reverse=True)
 
     def resolve(self, name: str) -> str:
@@ -113,6 +116,16 @@ class Ledger:
         """What the attempt printed, from byte `offset` on."""
         return self.store.read_log(_log_path(run, node, attempt), offset=offset)
 
+    def _find_request(self, run: str) -> RunRequest | None:
+        entry = self.store.read(f"runs/{run}/run.json")
+        if entry is None:
+            return None
+        try:
+            content = json.loads(entry.data)
+            return RunRequest(id=content.pop("id"), created=content.pop("created"), content=content)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
     def _resolve_relative(self, name: str) -> str:
         if name not in ("@last", "@last-failed"):
             raise UsageError(f'"{name}" is no run; expected an id, the beginning of one, @last or @last-failed')
@@ -141,7 +154,9 @@ def _whole_lines(data: bytes, offset: int) -> tuple[list[dict[str, Any]], int]:
     lines = []
     for line in whole.splitlines():
         try:
-            lines.append(json.loads(line))
+            content = json.loads(line)
         except ValueError:
             continue  # a line torn by a loss of power
+        if isinstance(content, dict):
+            lines.append(content)
     return lines, offset + len(whole)

@@ -11,14 +11,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from orchestrator.errors import StoreError
 from orchestrator.store.base import Entry
 from orchestrator.store.blobs import digest_bytes
-from orchestrator.store.processes import host_identity, process_is_alive
+from orchestrator.store.processes import host_identity, process_is_alive, process_started
 
 _NUM_LOCKS = 64
+_numbers = itertools.count()  # of the process, not of a store object: two of them may have one folder open
 
 
 class LocalStore:
@@ -27,7 +29,6 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
         self.url = f"file://{self.root}"
-        self._counter = itertools.count()
 
     def read(self, path: str) -> Entry | None:
         try:
@@ -40,65 +41,66 @@ class LocalStore:
         return Entry(data, digest_bytes(data))
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> str | None:
-        target = self.root / path
-        temporary = self._write_temporary(data, durable=durable)
-        try:
-            self._place(lambda: os.link(temporary, target), target)
-        except FileExistsError:
-            return None
-        finally:
-            os.unlink(temporary)
-        if durable:
-            _flush(target.parent)
+        target = f"{self.root}/{path}"
+        with self._explained():
+            temporary = self._write_temporary(data, durable=durable)
+            try:
+                _place(lambda: os.link(temporary, target), target)
+            except FileExistsError:
+                return None
+            finally:
+                os.unlink(temporary)
+            if durable:
+                _flush(os.path.dirname(target))
         return digest_bytes(data)
 
     def replace(self, path: str, data: bytes, *, version: str, durable: bool = True) -> str | None:
-        with self._locked(path):
+        target = f"{self.root}/{path}"
+        with self._explained(), self._locked(path):
             entry = self.read(path)
             if entry is None or entry.version != version:
                 return None
-            os.replace(self._write_temporary(data, durable=durable), self.root / path)
-        if durable:
-            _flush((self.root / path).parent)
+            os.replace(self._write_temporary(data, durable=durable), target)
+            if durable:
+                _flush(os.path.dirname(target))
         return digest_bytes(data)
 
     def delete(self, path: str, *, version: str | None = None) -> bool:
-        with self._locked(path):
+        with self._explained(), self._locked(path):
             if version is not None:
                 entry = self.read(path)
                 if entry is None or entry.version != version:
                     return False
             try:
-                os.unlink(self.root / path)
+                os.unlink(f"{self.root}/{path}")
             except FileNotFoundError:
                 return False
             return True
 
     def append(self, path: str, data: bytes) -> None:
-        target = self.root / path
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        try:
-            descriptor = os.open(target, flags, 0o644)
-        except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(target, flags, 0o644)
-        try:
-            os.write(descriptor, data)
-        finally:
-            os.close(descriptor)
+        target = f"{self.root}/{path}"
+        with self._explained():
+            descriptor = _open_for_writing(target, os.O_APPEND)
+            try:
+                _write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
 
     def read_log(self, path: str, *, offset: int = 0) -> bytes:
         try:
-            with (self.root / path).open("rb") as file:
+            with open(f"{self.root}/{path}", "rb") as file:
                 file.seek(offset)
                 return file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return b""
+        except OSError as error:
+            raise StoreError(f"cannot read {self.root / path}: {error.strerror}") from error
 
     @contextmanager
     def log_file(self, path: str) -> Iterator[Path]:
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._explained():
+            os.makedirs(target.parent, exist_ok=True)
         yield target
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -107,13 +109,21 @@ class LocalStore:
 
     def put_blob(self, source: Path, digest: str) -> None:
         target = self._blob(digest)
-        if target.exists() and target.stat().st_size == source.stat().st_size:
-            os.unlink(source)
-            return
-        _flush(source)
-        os.chmod(source, 0o444)
-        self._place(lambda: os.replace(source, target), target)
-        _flush(target.parent)
+        with self._explained():
+            found = os.stat(source)
+            if self.has_blob(digest, found.st_size):
+                os.unlink(source)
+                return
+            if found.st_nlink > 1:
+                source = _copied(source)  # another name of the same file must not be able to change the blob
+            descriptor = os.open(source, os.O_RDONLY)
+            try:
+                os.fchmod(descriptor, 0o444)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            _place(lambda: os.replace(source, target), target)
+            _flush(os.path.dirname(target))
 
     def has_blob(self, digest: str, size_bytes: int) -> bool:
         try:
@@ -122,76 +132,108 @@ class LocalStore:
             return False
 
     def remove_blob(self, digest: str) -> None:
-        self._blob(digest).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._blob(digest))
 
     def blob_path(self, digest: str) -> Path:
         path = self._blob(digest)
         os.stat(path)
-        return path
+        return Path(path)
 
     def workspace(self, name: str) -> Path:
         folder = self.root / "work" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._explained():
+            os.makedirs(folder, exist_ok=True)
         return folder
 
     def remove_workspace(self, name: str) -> None:
-        shutil.rmtree(self.root / "work" / name, ignore_errors=True)
+        shutil.rmtree(f"{self.root}/work/{name}", ignore_errors=True)
 
     def sweep(self) -> None:
         for name in self.list("work/objects"):
             host, _, rest = name.partition("-")
-            process = rest.partition("-")[0]
-            if host == _host_tag() and process.isdigit() and not process_is_alive(int(process)):
+            process, _, rest = rest.partition("-")
+            started = rest.partition("-")[0]
+            if host == host_identity() and process.isdigit() and not process_is_alive(int(process), started):
                 with suppress(FileNotFoundError):
                     os.unlink(self.root / "work/objects" / name)
 
-    def _blob(self, digest: str) -> Path:
-        return self.root / "blobs" / digest[:2] / digest
+    def _blob(self, digest: str) -> str:
+        return f"{self.root}/blobs/{digest[:2]}/{digest}"
 
-    def _write_temporary(self, data: bytes, *, durable: bool) -> Path:
-        path = self.root / "work/objects" / f"{_host_tag()}-{os.getpid()}-{next(self._counter)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    def _write_temporary(self, data: bytes, *, durable: bool) -> str:
+        path = f"{self.root}/work/objects/{_process_mark(os.getpid())}-{next(_numbers)}"
+        descriptor = _open_for_writing(path, os.O_EXCL)  # never write into a file that may be linked as an object
         try:
-            try:
-                descriptor = os.open(path, flags, 0o644)
-            except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(path, flags, 0o644)
-            try:
-                os.write(descriptor, data)
-                if durable:
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise StoreError(
-                f"cannot write to the store {self.root}: {error.strerror}",
-                next_step="check its permissions and free space, or choose another with --store",
-            ) from error
+            _write_all(descriptor, data)
+            if durable:
+                os.fsync(descriptor)
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(descriptor)
         return path
-
-    def _place(self, move: Callable[[], None], target: Path) -> None:
-        try:
-            move()
-        except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            move()
 
     @contextmanager
     def _locked(self, path: str) -> Iterator[None]:
-        name = int(digest_bytes(path.encode())[:4], 16) % _NUM_LOCKS
-        lock = self.root / "work/locks" / str(name)
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        number = int(digest_bytes(path.encode())[:4], 16) % _NUM_LOCKS
+        descriptor = _open_for_writing(f"{self.root}/work/locks/{number}", 0)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to the store {self.root}: {error.strerror or error}",
+                next_step="check its permissions and free space, or choose another with --store",
+            ) from error
 
 
-def _host_tag() -> str:
-    return host_identity().replace("-", "")[:12]
+@lru_cache(maxsize=1)
+def _process_mark(process_id: int) -> str:
+    """This process, told apart from a later one with the same number; asked by number, since a fork changes it."""
+    return f"{host_identity()}-{process_id}-{process_started(process_id)}"
 
 
-def _flush(path: Path) -> None:
+def _open_for_writing(path: str, flags: int) -> int:
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o644)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o644)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """`os.write` may write less than it was given (a disk that is almost full), without an error."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _place(move: Callable[[], None], target: str) -> None:
+    try:
+        move()
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        move()
+
+
+def _copied(source: Path) -> Path:
+    copy = source.with_name(f"{source.name}.copy-{os.getpid()}")
+    shutil.copyfile(source, copy)
+    os.unlink(source)
+    return copy
+
+
+def _flush(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -45,4 +45,12 @@ def _process_started_by_psutil(process_id: int) -> str:
 def process_is_alive(process_id: int, started: str = "") -> bool:
     """Whether the process runs (a zombie does not) and, where given, is the one that started then."""
     found = process_started(process_id)
-    return bool(found) and (not started or found == started)
+    if found:
+        return not started or found == started
+    try:
+        os.kill(process_id, 0)
+    except PermissionError:
+        return True  # another user's, hidden from us (`hidepid`): taken for alive, since that costs waiting only
+    except (OSError, OverflowError):
+        return False
+    return False  # a zombie
