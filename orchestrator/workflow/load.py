@@ -132,7 +132,7 @@ def _left_out(data: dict[str, Any], defect: Defect) -> tuple[dict[str, Any], fro
             return {**data, "nodes": {name: value for name, value in data["nodes"].items() if name != node}}, frozenset({node})
         case ("nodes", _, _, *_):
             return _without(data, path[:4] if path[2] in {"params", "inputs", "foreach"} else path[:3]), frozenset()
-    return _without(data, path[:1]), frozenset()
+    return (_without(data, path[:1]) if path else data), frozenset()
 
 
 def _without(data: dict[str, Any], path: KeyPath) -> dict[str, Any]:

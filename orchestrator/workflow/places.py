@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import Problem
+from orchestrator.workflow.core_schema import plain_value
 
 KeyPath = tuple[str | int, ...]
 """Where a value is: ("nodes", "lbc", "params", "n_m"), with an int for a place in a list."""
 
-_NOT_TEXT = re.compile(r"|~|[-+]?[0-9.]+(?:e[-+]?[0-9]+)?|true|false|null", re.IGNORECASE)
-"""Text that would be something else without its quotes, so that it is shown with them."""
-
-MAX_SUGGESTIONS = 100  # nearest names cost a millisecond each among thousands; a broken file must still answer at once
+MAX_SUGGESTIONS = 50  # nearest names cost a millisecond each among thousands; a broken file must still answer at once
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,8 @@ def shorten(value: Any, *, limit: int = 80) -> str:
 
 def entry(name: str | int, value: Any) -> str:
     """`name: value` as found in the file, in quotes; a list item is its value alone."""
-    text = json.dumps(value) if isinstance(value, str) and _NOT_TEXT.fullmatch(value) else shorten(value)
+    needs_quotes = isinstance(value, str) and not isinstance(plain_value(value), str)
+    text = shorten(json.dumps(value) if needs_quotes else value)
     if isinstance(name, str):
         text = f"{shorten(name)}:" if value is None else f"{shorten(name)}: {text}"
     return f'"{text}"'

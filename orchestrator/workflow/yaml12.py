@@ -1,38 +1,27 @@
 """YAML text -> plain data and the line of every value. The only importer of the YAML library; knows no workflow.
 
-Text is read by the rules of YAML 1.2's core schema, whatever the library does by itself: `2:4`, `on`, `yes`, dates and
-`1_000` are text, `012` is 12, `0o17` is 15, `1e-4` is a float. Only data is accepted: one document, text as keys, no tags of
-one's own, no merge keys. Anchors and aliases may be used, and count as if they were written out.
+Values follow YAML 1.2 (see `core_schema`), whatever the library does by itself. Only data is accepted: one document, text as
+keys, no tags of one's own, no merge keys. Anchors and aliases may be used, and count as if they were written out.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from orchestrator.errors import Problem, WorkflowError
+from orchestrator.workflow.core_schema import TOO_LONG, plain_value
 from orchestrator.workflow.places import Findings, KeyPath, Places, shorten, validate_command
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
 MAX_INT = 2**63
+MAX_PROBLEMS = 200  # beyond, the file is no workflow with mistakes but something else
 
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_CONSTANTS = {"": None, "~": None} | {
-    spelling: value
-    for word, value in (("null", None), ("true", True), ("false", False))
-    for spelling in (word, word.capitalize(), word.upper())
-}
-_INT = re.compile(r"[-+]?[0-9]+")
-_BASED_INT = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_INFINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)")
-_NAN = frozenset({".nan", ".NaN", ".NAN"})
-_MAYBE_NUMBER = frozenset("+-.0123456789")
 _CORE_TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {"int": int, "float": float, "bool": bool, "null": type(None)}
 _NO_KEY: Any = object()  # a mapping that waits for its next key
@@ -118,7 +107,7 @@ class YamlReader:
                         return self._result
         except yaml.MarkedYAMLError as error:
             raise self._syntax(error) from None
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter two from escapes beyond Unicode
             raise self._unreadable(error) from None
         self._add(
             event.start_mark,
@@ -142,8 +131,10 @@ class YamlReader:
         self._attach(value, discard=discard)
 
     def _key(self, event: Any, top: _Open) -> Any:
-        name = event.value
-        mark = event.start_mark
+        name, mark = event.value, event.start_mark
+        if not _encodable(name):
+            self._half_character(event, top.path)
+            return _SKIP
         plain = not event.style and event.tag is None
         if plain and name == "<<":
             self.findings.reported.add(top.path)  # what is missing here may well be in what should have been merged
@@ -155,7 +146,7 @@ class YamlReader:
                 suggestion="write the merged keys here, or share a whole value with an alias: params: *name",
             )
             return _SKIP
-        if plain and not isinstance(_plain(name), str):
+        if plain and not isinstance(plain_value(name), str):
             self._add(
                 mark,
                 "a key is not text",
@@ -276,27 +267,30 @@ class YamlReader:
 
     def _resolve(self, event: Any, path: KeyPath) -> Any:
         text, tag = event.value, event.tag
-        if not text.isascii() and not _encodable(text):
-            self._refuse(event, path, "the text holds half of a surrogate pair", "\\uD800 to \\uDFFF", "whole characters")
+        if not _encodable(text):
+            self._half_character(event, path)
             return ""
         if tag is None:
-            value = text if event.style else _plain(text)
+            value = text if event.style else plain_value(text)
         elif tag in {"!", f"{_CORE_TAG}str"}:
             return text
         else:
-            value = _plain(text)
+            value = plain_value(text)
             expected = _SCALAR_TAGS.get(tag.removeprefix(_CORE_TAG)) if tag.startswith(_CORE_TAG) else None
             if expected is float and type(value) is int:
                 value = float(value) if abs(value) < MAX_INT else value
             if type(value) is not expected:
                 self._no_tag(event, path)
-        if (type(value) is int and not -MAX_INT <= value < MAX_INT) or (value is _SKIP):
+        if (type(value) is int and not -MAX_INT <= value < MAX_INT) or value is TOO_LONG:
             self._refuse(event, path, "the number is too large", f"{len(text)} characters", "a whole number below 2^63")
             return 0
         if type(value) is float and math.isinf(value) and "f" not in text.lower():
             self._refuse(event, path, "the number is too large", shorten(text), "a number below 1.8e308")
             return 0.0
         return value
+
+    def _half_character(self, event: Any, path: KeyPath) -> None:
+        self._refuse(event, path, "the text holds half of a surrogate pair", "\\uD800 to \\uDFFF", "whole characters")
 
     def _no_complex_key(self, event: Any) -> None:
         self._add(
@@ -328,6 +322,8 @@ class YamlReader:
             note=note,
         )
         self.findings.problems.append(problem)
+        if len(self.findings.problems) >= MAX_PROBLEMS:
+            raise WorkflowError(self.findings.sorted())
 
     def _fatal(self, mark: Any, what: str, *, found: str, expected: str, suggestion: str, note: str = "") -> WorkflowError:
         self._add(mark, what, found=found, expected=expected, suggestion=suggestion, note=note)
@@ -365,23 +361,8 @@ class YamlReader:
         return self._fatal(mark, what, found=found, expected="YAML text", suggestion=suggestion)
 
 
-def _plain(text: str) -> Any:
-    """Value of an unquoted scalar by YAML 1.2's core schema; `_SKIP` for a number too long to be read."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if text[0] not in _MAYBE_NUMBER:
-        return text
-    if _INT.fullmatch(text) or _BASED_INT.fullmatch(text):
-        return int(text, 0 if text[1:2] in {"o", "x"} else 10) if len(text) <= 64 else _SKIP
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    if _INFINITE.fullmatch(text):
-        return -math.inf if text[0] == "-" else math.inf
-    return math.nan if text in _NAN else text
-
-
 def _encodable(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _tab_indented(lines: list[str], near: int) -> int | None:
