@@ -17,6 +17,9 @@ from stages.ops.input_spec import InputSpec
 LARGEST_VALUE = 16.0
 """Pixels are counts from 0 to 16."""
 
+INPUT_SPEC = InputSpec(channels=1, height=8, width=8, mean=(0.305,), std=(0.376,))
+"""Mean and deviation of the training images' values in [0, 1], rounded."""
+
 
 @lru_cache(maxsize=1)
 def load_digits(source: DigitsData) -> Dataset:
@@ -44,10 +47,10 @@ def load_digits(source: DigitsData) -> Dataset:
     return Dataset(
         train=TensorSplit(images=_scaled(train_images), labels=train_labels.long()),
         test=TensorSplit(images=_scaled(test_images), labels=test_labels.long()),
-        input_spec=InputSpec(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,)),
+        input_spec=INPUT_SPEC,
         class_names=tuple(str(digit) for digit in range(10)),
     )
 
 
 def _scaled(pixels: torch.Tensor) -> torch.Tensor:
-    return (pixels.float() / LARGEST_VALUE).reshape(-1, 1, 8, 8)
+    return ((pixels.float() / LARGEST_VALUE - INPUT_SPEC.mean[0]) / INPUT_SPEC.std[0]).reshape(-1, *INPUT_SPEC.shape)

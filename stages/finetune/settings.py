@@ -12,7 +12,7 @@ class FinetuneSettings(TrainingSettings):
     """Train a given model further with its transforms in place: a third of the usual epochs at half the learning rate."""
 
     epochs: int = Field(13, ge=1, le=100_000, description="passes over the training images")
-    learning_rate: float = Field(1e-3, gt=0, le=100, description="largest learning rate of the schedule")
+    learning_rate: float = Field(1.5e-3, gt=0, le=100, description="largest learning rate of the schedule")
 
 
 class DistillSettings(FinetuneSettings):

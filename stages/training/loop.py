@@ -253,7 +253,7 @@ class _Run:
         return TrainingDiverged(
             f"training diverged at step {step} of {self.total_steps} (epoch {step / self.steps_per_epoch:.2f}): {found}, "
             f"learning rate {rate:.3g}. Try a lower learning_rate (now {self.settings.learning_rate:.3g} at its peak), "
-            "a longer warmup, or max_gradient_norm: 1.0"
+            f"a longer warmup, or a smaller max_gradient_norm (now {self.settings.max_gradient_norm})"
         )
 
     def _report(self) -> None:

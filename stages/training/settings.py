@@ -46,7 +46,7 @@ class TrainingSettings(StageSettings):
     )
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="probability spread evenly over all classes")
     max_gradient_norm: float | None = Field(
-        None, gt=0, description="gradients are scaled down to this L2 norm; none: not clipped"
+        1.0, gt=0, description="gradients are scaled down to this L2 norm; none: not clipped"
     )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="the result is the moving average of the weights with this decay; none: the last weights"

@@ -118,7 +118,15 @@ def test_divergence_names_step_loss_rate_and_remedy(tmp_path):
     with pytest.raises(
         TrainingDiverged, match=r"step \d+ of 18 \(epoch \d\.\d\d\): .*(nan|inf|NaN).*learning rate .*lower learning_rate"
     ):
-        run(tmp_path, optimizer="sgd", learning_rate=100.0, weight_decay=10.0, schedule="constant", warmup=0)
+        run(
+            tmp_path,
+            optimizer="sgd",
+            learning_rate=100.0,
+            weight_decay=10.0,
+            schedule="constant",
+            warmup=0,
+            max_gradient_norm=None,
+        )
 
 
 def test_divergence_is_found_at_the_very_step(tmp_path):
@@ -183,7 +191,9 @@ def test_a_frozen_hook_parameter_stays_put_with_momentum_and_decay_left_behind(t
 def test_hook_parameters_follow_their_own_rate_and_decay():
     """Checked against a plain SGD step: p - multiplier * lr * (gradient + decay * p)."""
     model, hook = small_model(), Recorder()
-    settings = small_settings(optimizer="sgd", momentum=0.0, schedule="constant", warmup=0, learning_rate=0.1)
+    settings = small_settings(
+        optimizer="sgd", momentum=0.0, max_gradient_norm=None, schedule="constant", warmup=0, learning_rate=0.1
+    )
     optimizer = NamedOptimizer(model, hooks=[hook], settings=settings)
     optimizer.set_rates(Rates(learning_rate=0.1, momentum=0.0))
     bias, weight = model[1].bias.detach().clone(), model[1].weight.detach().clone()
