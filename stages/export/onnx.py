@@ -1,0 +1,142 @@
+"""The stage `export.onnx`: one self-contained file, verified where it is made.
+
+What is promised of the file is read off the file: its logits by running it, its sparsity by finding each masked layer's weight
+among what it stores. Images go in scaled (value - mean) / std, as the model was trained; `export.json` has the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.contract import StageContext, StageResult
+from stages.data.base import load_dataset
+from stages.export.settings import ONNXSettings
+from stages.models.bundle import ModelBundle, fold_bundle, load_bundle
+from stages.models.nm_mask import masked_layers
+from stages.ops.nm import violating_blocks
+from stages.ops.onnx_file import INPUT_NAME, OUTPUT_NAME, find_weight, open_session, run_session, stored_arrays, write_onnx
+from stages.ops.seeds import derive_seed
+
+MODEL_FILE, DESCRIPTION_FILE = "model.onnx", "export.json"
+
+
+def run(context: StageContext) -> StageResult:
+    """Write `model.onnx` and `export.json`; the file on disk is what gets checked.
+
+    Raises:
+        RuntimeError: the file's logits differ from the model's by more than the tolerance, a masked layer's weight is not in
+            the file, or a block in the file has more non-zeros than its pattern allows.
+        ValueError: the data have other images than the model takes.
+    """
+    settings = context.settings
+    assert isinstance(settings, ONNXSettings)
+    torch.set_num_threads(context.num_threads)
+    bundle = load_bundle(context.input("model"))
+    spec, path = bundle.architecture.input_spec, context.output / MODEL_FILE
+    write_onnx(
+        fold_bundle(bundle), image_shape=spec.shape, path=path, opset=settings.opset, dynamic_batch=settings.dynamic_batch
+    )
+    differences = compare_logits(bundle.model, path, images=_check_images(bundle, context), settings=settings, context=context)
+    layers = check_patterns(bundle, path)
+    metrics: dict[str, Any] = {
+        "size_bytes": path.stat().st_size,
+        **differences,
+        "num_nm_blocks": sum(layer["num_blocks"] for layer in layers),
+        "num_violating_blocks": sum(layer["num_violating_blocks"] for layer in layers),
+    }
+    description = {
+        "format": 1,
+        "file": MODEL_FILE,
+        "opset": settings.opset,
+        "dynamic_batch": settings.dynamic_batch,
+        "input": {
+            "name": INPUT_NAME,
+            "shape": ["batch" if settings.dynamic_batch else 1, *spec.shape],
+            "type": "float32",
+            "normalization": {"inside": False, "formula": "(value - mean) / std", "pixel_range": [0, 1]}
+            | {"mean": list(spec.mean), "std": list(spec.std)},
+        },
+        "output": {"name": OUTPUT_NAME, "classes": list(bundle.architecture.class_names)},
+        "architecture": bundle.architecture.name,
+        "transforms": [transform.name for transform in bundle.transforms],
+        "sparse_layers": layers,
+        "size_bytes": metrics["size_bytes"],
+    }
+    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    (context.output / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+    return StageResult(metrics=metrics)
+
+
+def compare_logits(
+    model: nn.Module, path: Path, *, images: Tensor, settings: ONNXSettings, context: StageContext
+) -> dict[str, float]:
+    """Run the same images through the file and the model.
+
+    Returns:
+        max_abs_difference: largest difference of a logit.
+        max_relative_difference: the same over the model's largest logit.
+
+    Raises:
+        RuntimeError: the relative difference is above the tolerance, or the file gives no number.
+    """
+    session = open_session(path, num_threads=context.num_threads)
+    parts = torch.split(images, 64 if settings.dynamic_batch else 1)
+    with torch.inference_mode():
+        expected = torch.cat([model(part) for part in parts])
+    found = torch.cat([run_session(session, part) for part in parts])
+    difference = float((found - expected).abs().max())
+    relative = difference / max(float(expected.abs().max()), 1e-12)
+    if not relative <= settings.tolerance:  # also where it is NaN
+        raise RuntimeError(
+            f"export.onnx: the file's logits differ from the model's by {relative:.3g} of the largest on {len(images)} images; "
+            f"the tolerance is {settings.tolerance:.3g}. Try another opset; raise tolerance only if you know why they differ"
+        )
+    return {"max_abs_difference": difference, "max_relative_difference": relative}
+
+
+def check_patterns(bundle: ModelBundle, path: Path) -> list[dict[str, Any]]:
+    """Find every masked layer's weight in the file and count its blocks, and those with more than N non-zeros.
+
+    Raises:
+        RuntimeError: a weight is not in the file, or a block breaks its pattern.
+    """
+    arrays, layers = stored_arrays(path), []
+    for name, mask in masked_layers(bundle.model).items():
+        weight = bundle.model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        stored = find_weight(weight, arrays)
+        if stored is None:
+            raise RuntimeError(f"export.onnx: the weight of {name} is not among the {len(arrays)} tensors of {path.name}")
+        violating = violating_blocks(torch.from_numpy(stored.values.copy()), pattern=mask.pattern)
+        blocks = weight.numel() // mask.pattern.m
+        if violating:
+            raise RuntimeError(f"export.onnx: {violating} of {blocks} blocks of {name} in {path.name} are not {mask.pattern}")
+        layers.append(
+            {
+                "layer": name,
+                "tensor": stored.name,
+                "n_m": str(mask.pattern),
+                "num_blocks": blocks,
+                "num_violating_blocks": violating,
+            }
+        )
+    return layers
+
+
+def _check_images(bundle: ModelBundle, context: StageContext) -> Tensor:
+    """Seeded noise of the scale that the model is used to, and test images where there are data."""
+    settings, spec = context.settings, bundle.architecture.input_spec
+    generator = torch.Generator().manual_seed(derive_seed(context.seed, "export"))
+    images = torch.randn(settings.verify_samples, *spec.shape, generator=generator)
+    if settings.data is None:
+        return images
+    data = load_dataset(settings.data)
+    if data.input_spec != spec:
+        raise ValueError(f"export.onnx: the model takes images {spec}; the data have {data.input_spec}")
+    held_out = next(iter(data.test.batches(batch_size=settings.verify_samples)))
+    return torch.cat([images, held_out.images])
