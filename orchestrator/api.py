@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from orchestrator.engine.executors.base import Executor
 from orchestrator.engine.scheduler import Event, RunOptions, Scheduler
 from orchestrator.engine.signals import StopRequests
 from orchestrator.engine.units import State
-from orchestrator.errors import Interrupted, OrchestratorError
+from orchestrator.errors import Interrupted, OrchestratorError, StoreError
 from orchestrator.report.run_status import FINAL_STATES, RunStatus, read_run_status
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.base import Store, open_store
@@ -112,7 +113,13 @@ def submit(
     """
     watcher = watcher or Watcher()
     ledger = workspace.ledger
-    run = ledger.begin(_request(plan, executor, tags or {}))
+    leases = Leases(workspace.store, run="")
+
+    def claim(run: str) -> None:
+        leases.run = run
+        leases.acquire(f"run-{run}")
+
+    run = ledger.begin(_request(plan, executor, tags or {}), claim=claim)
     status = read_run_status(workspace.store, run)
     status.state = "running"
     watcher.started(status)
@@ -125,18 +132,16 @@ def submit(
 
     if not plan.has_work:
         emit([{"type": "run_started"}, {"type": "run_finished", "state": State.DONE.value, "seconds": 0.0}])
+        _tidy(workspace.store, leases, status)
         return RunResult(run=run, state=State.DONE, status=status)
 
-    leases = Leases(workspace.store, run=run)
-    leases.acquire(f"run-{run}")
     emit([{"type": "run_started"}])
     state, error = State.FAILED, ""
     stop = StopRequests()
     chosen: Executor | None = None
     try:
         with stop.heeded():
-            workspace.store.sweep()
-            chosen = _executor(executor, workspace.store, run)
+            chosen = _executor(executor, workspace.store, run, stop)
             from orchestrator.engine.provenance import command_provenance
 
             scheduler = Scheduler(
@@ -158,14 +163,16 @@ def submit(
     except KeyboardInterrupt:
         state, error = State.CANCELLED, "stopped without waiting for the stages"
         stop.signal_number = stop.signal_number or 2
-    except OrchestratorError as problem:
-        error = problem.message
+    except Exception as problem:
+        error = problem.message if isinstance(problem, OrchestratorError) else f"{type(problem).__name__}: {problem}"
         raise
     finally:
-        if chosen is not None:
-            chosen.close()
-        emit([{"type": "run_finished", "state": state.value, "seconds": time.monotonic() - started_s, "error": error}])
-        leases.close()
+        try:
+            if chosen is not None:
+                chosen.close()
+        finally:
+            emit([{"type": "run_finished", "state": state.value, "seconds": time.monotonic() - started_s, "error": error}])
+            _tidy(workspace.store, leases, status)
     return RunResult(run=run, state=state, status=status, signal_number=stop.signal_number)
 
 
@@ -191,13 +198,23 @@ def cancel(run: str, *, workspace: Workspace, wait_s: float = 60.0) -> RunStatus
     return found
 
 
-def _executor(choice: ExecutorName | Callable[[str], Executor], store: Store, run: str) -> Executor:
+def _tidy(store: Store, leases: Leases, status: RunStatus) -> None:
+    """Remove what killed processes left, and give the run's lease back."""
+    from orchestrator.engine.worker import tidy
+
+    finished = {node.key for node in status.nodes.values() if node.state in ("hit", "done")}
+    with suppress(StoreError):  # the run has ended as it has; the next one tidies up
+        tidy(store, leases, finished)
+        leases.close()
+
+
+def _executor(choice: ExecutorName | Callable[[str], Executor], store: Store, run: str, stop: StopRequests) -> Executor:
     if callable(choice):
         return choice(run)
     if choice == "inline":
         from orchestrator.engine.executors.inline import InlineExecutor
 
-        return InlineExecutor(store, run=run)
+        return InlineExecutor(store, run=run, is_stop_asked=lambda: stop.asked)
     from orchestrator.engine.executors.ray import RayExecutor
 
     return RayExecutor(store, run=run)

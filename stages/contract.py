@@ -72,7 +72,9 @@ class Artifact:
     def file(self, name: str) -> Path:
         """Path of one file; raises ValueError that lists the names there are."""
         if name not in self.files:
-            raise ValueError(f"artifact {self.key[:8]} ({self.kind}) has no file {name!r}; it has: {', '.join(sorted(self.files))}")
+            raise ValueError(
+                f"artifact {self.key[:8]} ({self.kind}) has no file {name!r}; it has: {', '.join(sorted(self.files))}"
+            )
         return self.files[name]
 
 
@@ -116,11 +118,12 @@ class Checkpoints:
         place = self.folder / f"{step:012d}"
         if place.exists():
             return
+        for half_written in self.folder.glob("writing-*"):  # left by a killed attempt
+            shutil.rmtree(half_written, ignore_errors=True)
         staging = self.folder / f"writing-{step:012d}-{os.getpid()}"
-        shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         write(staging)
-        for path in staging.iterdir():
+        for path in (*staging.rglob("*"), staging):
             flush_to_disk(path)
         staging.rename(place)
         flush_to_disk(self.folder)

@@ -6,12 +6,14 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ClusterError
-from orchestrator.store.processes import host_identity, process_is_alive
+from orchestrator.store.processes import host_identity, process_is_alive, process_started
 
 NAMESPACE = "orchestrator"
 OBJECT_STORE_BYTES = 256 * 2**20  # messages are small JSON; artifacts never pass through the object store
@@ -51,6 +53,32 @@ def start_local(*, num_cpus: int) -> Any:
             next_step="orchestrator doctor; or run without Ray: --executor inline",
         ) from error
     return ray
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of the processes that Ray on this machine cannot do without."""
+
+    name: str
+    process_id: int
+    started: str
+
+
+def services(ray: Any) -> tuple[Service, ...]:
+    """The scheduler and the control store of the Ray that `start_local` began; empty where Ray no longer tells."""
+    node = getattr(getattr(getattr(ray, "_private", None), "worker", None), "_global_node", None)
+    processes = getattr(node, "all_processes", None) or {}
+    found = []
+    for name in ("raylet", "gcs_server"):
+        for info in processes.get(name, ()):
+            process_id = info.process.pid
+            found.append(Service(name, process_id, process_started(process_id)))
+    return tuple(found)
+
+
+def dead_service(watched: Iterable[Service]) -> str:
+    """Name of one that has died, else "". Ray itself takes a quarter of a minute to notice, or never does."""
+    return next((service.name for service in watched if not process_is_alive(service.process_id, service.started)), "")
 
 
 def stop(ray: Any) -> None:

@@ -25,6 +25,7 @@ TICK_S = 0.25
 MAX_BUSY_WAIT_S = 1.0
 MAX_BACKOFF_S = 60.0
 RETRIED = (Ending.LOST, Ending.NO_MEMORY, Ending.STORAGE)
+_FINAL = (State.DONE, State.FAILED, State.BLOCKED, State.SKIPPED)
 
 Event = dict[str, Any]
 
@@ -87,7 +88,7 @@ class Scheduler:
     def drive(self) -> State:
         """Run to the end; returns DONE, FAILED or CANCELLED. Raises PlanError before anything runs if a node fits nowhere."""
         self._refuse_infeasible()
-        self._newly_ready.extend(u for u in self.units.values() if u.state is State.PENDING and u.num_open_parents == 0)
+        self._newly_ready.extend(u for u in self.units.values() if u.state is State.PENDING and not u.open_parents)
         while True:
             self._heed_cancel()
             self._wake_waiting()
@@ -119,6 +120,8 @@ class Scheduler:
                     )
 
     def _make_ready(self, unit: Unit) -> None:
+        if unit.state is not State.PENDING or unit.open_parents:  # closed, or an input was lost again, since it was queued
+            return
         node = unit.node
         if node.when is not None:
             label, condition = node.when
@@ -172,6 +175,7 @@ class Scheduler:
             use_gpu=resources.gpus > 0,
             forced_since=self.forced_since if node.forced else "",
             stale_lease=unit.stale_lease,
+            timeout_s=node.asked.timeout,
             provenance=self.provenance,
         )
 
@@ -199,7 +203,7 @@ class Scheduler:
 
     def _attempt_failed(self, unit: Unit, work: Work, outcome: Outcome) -> None:
         retry = unit.node.asked.retry
-        ending = "timeout" if unit.stop_asked_at is not None else outcome.ending.value
+        ending = "timeout" if self._ran_too_long(unit, outcome) else outcome.ending.value
         if self.cancelled_at is not None:
             unit.state = State.CANCELLED
             self._event("node_cancelled", unit)
@@ -221,34 +225,60 @@ class Scheduler:
         self._event("node_failed", unit, **details)
         self._block_below(unit)
 
+    def _ran_too_long(self, unit: Unit, outcome: Outcome) -> bool:
+        """Whether the attempt ended because of its timeout, noticed here or by an executor that blocks this loop."""
+        timeout_s = unit.node.asked.timeout
+        return unit.stop_asked_at is not None or (
+            outcome.ending is Ending.CANCELLED and timeout_s is not None and self.clock() - unit.started_at > timeout_s
+        )
+
     def _make_inputs_again(self, unit: Unit) -> None:
         """An input's bytes were found damaged; the worker has set it aside. Make what is missing again, then this node."""
         unit.repaired_inputs = True
         unit.state = State.PENDING
         unit.attempt -= 1
+        for label in unit.input_labels:
+            parent = self.units[label]
+            if parent.state is State.DONE and self.artifacts.find(parent.node.spec.name, parent.node.key) is not None:
+                continue
+            unit.waits_for(parent)
+            if parent.state is State.DONE:
+                self._reopen(parent)
+        if not unit.open_parents:
+            self._newly_ready.append(unit)
+
+    def _reopen(self, unit: Unit) -> None:
+        """A finished node whose artifact is gone: it runs again, and what is still pending below waits for it again."""
+        unit.state = State.PENDING
+        for label in unit.children:
+            if self.units[label].state is State.PENDING:
+                self.units[label].open_parents.add(unit.label)
         for label in unit.node.parents:
             parent = self.units[label]
-            if self.artifacts.find(parent.node.spec.name, parent.node.key) is None and parent.state is State.DONE:
-                parent.state = State.PENDING
-                parent.children.add(unit.label)
-                unit.num_open_parents += 1
-                missing = [p for p in parent.node.parents if self.units[p].state is not State.DONE]
-                parent.num_open_parents = len(missing)
-                if not missing:
-                    self._newly_ready.append(parent)
-        if unit.num_open_parents == 0:
+            if parent.state in (State.FAILED, State.BLOCKED, State.SKIPPED):  # it was a hit, and cannot be made any more
+                unit.state = State.BLOCKED
+                self.failed = True
+                self._event("node_blocked", unit, by=parent.label)
+                self._block_below(unit)
+                return
+            if parent.state is not State.DONE:
+                unit.waits_for(parent)
+        if not unit.open_parents:
             self._newly_ready.append(unit)
 
     def _done(self, unit: Unit, metrics: Mapping[str, Any], *, seconds: float, ending: Ending, **details: Any) -> None:
         unit.state = State.DONE
         unit.metrics = metrics
         self._event("node_done", unit, ending=ending.value, seconds=seconds, metrics=dict(metrics), **details)
-        for label in sorted(unit.children, key=lambda child: self.units[child].index):
+        for label in unit.children:
             child = self.units[label]
             if child.state is State.PENDING:
-                child.num_open_parents -= 1
-                if child.num_open_parents == 0:
-                    self._newly_ready.append(child)
+                self._settle(child, unit)
+
+    def _settle(self, child: Unit, parent: Unit) -> None:
+        child.open_parents.discard(parent.label)
+        if not child.open_parents:
+            self._newly_ready.append(child)
 
     def _skip(self, unit: Unit, why: str) -> None:
         unit.state = State.SKIPPED
@@ -261,16 +291,23 @@ class Scheduler:
             self._event("node_blocked", child, by=unit.label)
 
     def _close_below(self, unit: Unit, state: State) -> Iterator[tuple[Unit, Unit]]:
-        """Put every pending node below `unit` into `state`; yields each with the parent that closed it."""
+        """Put every pending node below `unit` into `state`; yields each with the parent that closed it.
+
+        A node that only left its work to a closed one does the work itself, unless the work itself is what failed.
+        """
         waiting = deque([unit])
         while waiting:
             parent = waiting.popleft()
             for label in parent.children:
                 child = self.units[label]
-                if child.state is State.PENDING:
-                    child.state = state
-                    waiting.append(child)
-                    yield child, parent
+                if child.state is not State.PENDING:
+                    continue
+                if child.maker == parent.label and parent.state is not State.FAILED and parent.label not in child.node.parents:
+                    self._settle(child, parent)
+                    continue
+                child.state = state
+                waiting.append(child)
+                yield child, parent
 
     def _wait(self, unit: Unit, state: State, delay_s: float) -> None:
         unit.state = state
@@ -334,6 +371,9 @@ class Scheduler:
                 if unit.state in (State.PENDING, State.READY, State.BUSY, State.DELAYED):
                     unit.state = State.CANCELLED
             return State.CANCELLED
+        if self._may_start():
+            left = [unit.label for unit in self.units.values() if unit.state not in _FINAL]
+            assert not left, f"the run ended before these nodes did: {left}"
         return State.FAILED if self.failed else State.DONE
 
     def _event(self, kind: str, unit: Unit, **details: Any) -> None:

@@ -10,6 +10,10 @@ from types import FrameType
 from typing import Any
 
 
+class StopNow(KeyboardInterrupt):
+    """The second request. A type of its own: a stage may raise KeyboardInterrupt, and that is the stage's failure."""
+
+
 class StopRequests:
     """Counts requests to stop. Handlers live in the main thread only; elsewhere nothing is installed."""
 
@@ -32,7 +36,7 @@ class StopRequests:
             yield
         finally:
             for number, handler in former.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def install(self) -> None:
         """Take the signals over (again: `ray.init` installs handlers of its own, under which SIGTERM aborts)."""
@@ -42,5 +46,5 @@ class StopRequests:
 
     def _heed(self, number: int, _frame: FrameType | None) -> None:
         if self.asked:
-            raise KeyboardInterrupt
+            raise StopNow
         self.signal_number = number

@@ -37,8 +37,9 @@ class Unit:
     node: PlanNode
     index: int
     state: State = State.PENDING
-    num_open_parents: int = 0
-    children: set[str] = field(default_factory=set)
+    open_parents: set[str] = field(default_factory=set)
+    children: dict[str, None] = field(default_factory=dict)  # by label, in the plan's order
+    maker: str = ""  # the node with the same key that this one leaves the work to
     metrics: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
     ready_since: float = 0.0
@@ -57,31 +58,38 @@ class Unit:
     def folder(self) -> str:
         return node_folder(self.node.node, self.node.key)
 
+    @property
+    def input_labels(self) -> list[str]:
+        """Labels of the nodes whose artifacts this one reads (it may wait for others, too)."""
+        return [label for value in self.node.inputs.values() for label in ([value] if isinstance(value, str) else value)]
+
     def is_hopeless(self, outcome: Outcome) -> bool:
         """Whether the same attempt would only fail in the same way again."""
         return outcome.error_type in HOPELESS
 
+    def waits_for(self, parent: Unit) -> None:
+        """Do not start before `parent` is done."""
+        self.open_parents.add(parent.label)
+        parent.children[self.label] = None
+
 
 def build_units(plan: Plan) -> dict[str, Unit]:
-    """Units by label, hits done and skips skipped, with the number of parents that are still open."""
-    first_with_key: dict[str, str] = {}
+    """Units by label, hits done and skips skipped, with the parents that are still open."""
+    makers: dict[str, str] = {}
     units: dict[str, Unit] = {}
     for index, (label, node) in enumerate(plan.nodes.items()):
         unit = units[label] = Unit(node, index)
         if node.status is Status.HIT and node.record is not None:
             unit.state = State.DONE
             unit.metrics = {**node.record.metrics, **node.record.measurements}
-            continue
-        if node.status is Status.SKIP:
+        elif node.status is Status.SKIP:
             unit.state = State.SKIPPED
             continue
-        parents = list(node.parents)
-        if node.status is Status.SHARED:
-            parents.append(first_with_key[node.key])
-        elif node.when is None:
-            first_with_key.setdefault(node.key, label)
-        for parent in dict.fromkeys(parents):
-            if units[parent].state is not State.DONE:
-                unit.num_open_parents += 1
-                units[parent].children.add(label)
+        else:
+            unit.maker = makers.get(node.key, "") if node.status is Status.SHARED else ""
+            for parent in dict.fromkeys([*node.parents, *filter(None, [unit.maker])]):
+                if units[parent].state is not State.DONE:
+                    unit.waits_for(units[parent])
+        if node.when is None:
+            makers.setdefault(node.key, label)
     return units

@@ -39,6 +39,7 @@ class Work:
     use_gpu: bool
     forced_since: str = ""
     stale_lease: str = ""
+    timeout_s: float | None = None  # the scheduler's business, except where the executor blocks it
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:

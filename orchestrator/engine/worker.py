@@ -9,21 +9,23 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from orchestrator.engine.provenance import environment_versions
+from orchestrator.engine.signals import StopNow
 from orchestrator.engine.work import Ending, InputRef, Outcome, Work
-from orchestrator.errors import IntegrityError, LeaseLost, StoreError
+from orchestrator.errors import IntegrityError, LeaseLost, StageFailed, StoreError
 from orchestrator.store.artifacts import Artifacts, Record, content_digest
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Holder, Lease, Leases
 from orchestrator.store.ledger import Ledger, now_text
 from orchestrator.workflow.drift import source_digest
-from orchestrator.workflow.identity import NotEncodable, canonical_value
+from orchestrator.workflow.identity import canonical_value
 from stages.catalog import find_stage, load_implementation
 from stages.contract import Artifact, Cancelled, Checkpoints, StageContext, StageResult, StageSpec, Throttle
 
@@ -61,6 +63,8 @@ class Worker:
             return Outcome(ending=Ending.CANCELLED)
         except IntegrityError as error:
             return _failure(Ending.DAMAGED_INPUT, error)
+        except StageFailed as error:
+            return _failure(Ending.FAILED, error)
         except (StoreError, OSError) as error:
             return _failure(Ending.STORAGE, error)
         except LeaseLost as error:
@@ -80,47 +84,50 @@ class Worker:
         spec = find_stage(work.stage)
         if spec is None:
             return Outcome(ending=Ending.FAILED, error=f"stage {work.stage} is not installed here", error_type="LookupError")
-        self.store.remove_workspace(work.key)  # left by a killed attempt: we hold the lease, so nobody works there
-        place = self.store.workspace(work.key)
         inputs, digests = self._open_inputs(work)
+        attempts = _attempt_workspace(work.key)
+        self.store.remove_workspace(attempts)  # left by a killed attempt
+        # The folder bears the lease's token: a process that stood still and lost the lease never writes into a successor's.
+        place = self.store.workspace(f"{attempts}/{lease.holder.token}")
         started = time.monotonic()
         try:
-            with self.ledger.log_file(work.run, work.folder, work.attempt) as log, self.capture(log):
-                result = self._call_stage(work, spec, lease, place, inputs)
-        except (Cancelled, LeaseLost, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
-            return _failure(Ending.FAILED, error)
-        try:
-            metrics = canonical_value(dict(result.metrics), place="metrics")
-            measurements = canonical_value(dict(result.measurements), place="measurements")
-        except NotEncodable as error:
-            return _failure(Ending.FAILED, error)
-        lease.check()
-        record = self._publish(work, spec, place, metrics, measurements, digests, time.monotonic() - started)
-        self.store.remove_workspace(work.key)
+            try:
+                with self.ledger.log_file(work.run, work.folder, work.attempt) as log, self.capture(log):
+                    metrics, measurements = _checked(self._call_stage(work, spec, lease, place, inputs))
+            except (Cancelled, LeaseLost, StopNow):
+                raise
+            except BaseException as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
+                self.leases.confirm(lease)  # whoever took it over has removed the folder under the stage's feet
+                return _failure(Ending.FAILED, error)
+            record = self._publish(work, spec, lease, place, metrics, measurements, digests, time.monotonic() - started)
+        finally:
+            self.store.remove_workspace(attempts if not lease.lost else f"{attempts}/{lease.holder.token}")
         self.store.remove_workspace(_checkpoint_workspace(work.key))
         return _outcome(Ending.DONE, record)
 
     def _open_inputs(self, work: Work) -> tuple[dict[str, Artifact | Sequence[Artifact]], dict[str, str]]:
         digests: dict[str, str] = {}
+        damaged: list[IntegrityError] = []
 
         def open_one(reference: InputRef) -> Artifact:
             record = self.artifacts.find(reference.stage, reference.key)
             if record is None:
-                raise IntegrityError(f"input {reference.label} ({reference.key[:8]}) is no longer whole in the store")
+                damaged.append(IntegrityError(f"input {reference.label} ({reference.key[:8]}) is no longer whole in the store"))
+                return Artifact(kind="", key=reference.key, files={})
             digests[reference.key] = record.content_digest
             try:
-                artifact = self.artifacts.open(record)
-            except IntegrityError:
+                return replace(self.artifacts.open(record), label=reference.label)
+            except IntegrityError as error:
                 self.artifacts.set_aside(record)
-                raise
-            return Artifact(**{**vars(artifact), "label": reference.label})
+                damaged.append(error)
+                return Artifact(kind="", key=reference.key, files={})
 
         opened: dict[str, Artifact | Sequence[Artifact]] = {
             port: open_one(value) if isinstance(value, InputRef) else tuple(open_one(item) for item in value)
             for port, value in work.inputs.items()
         }
+        if damaged:  # raised after all were looked at, so that all are made again at once
+            raise damaged[0]
         return opened, digests
 
     def _call_stage(self, work: Work, spec: StageSpec, lease: Lease, place: Path, inputs: Mapping[str, Any]) -> StageResult:
@@ -158,6 +165,7 @@ class Worker:
         self,
         work: Work,
         spec: StageSpec,
+        lease: Lease,
         place: Path,
         metrics: Mapping[str, Any],
         measurements: Mapping[str, Any],
@@ -183,11 +191,39 @@ class Worker:
             seconds=round(seconds, 4),
             provenance={**work.provenance, "versions": environment_versions(), "host": _host()},
         )
+        self.leases.confirm(lease)  # the files were all there before this: nobody had taken over and removed some
         return self.artifacts.publish(record, supersede=bool(work.forced_since))
+
+
+def tidy(store: Store, leases: Leases, finished: Collection[str]) -> None:
+    """Remove what killed attempts left: half-made outputs, and the checkpoints of the nodes with these finished keys.
+
+    Each is removed under its node's lease, so that nobody is working there.
+    """
+    left = {*store.workspaces("attempts"), *(key for key in store.workspaces("checkpoints") if key in finished)}
+    for key in sorted(left):
+        if isinstance(leases.acquire(key), Lease):
+            store.remove_workspace(_attempt_workspace(key))
+            if key in finished:
+                store.remove_workspace(_checkpoint_workspace(key))
+            leases.release(key)
+    leases.sweep()
+    store.sweep()
+
+
+def _attempt_workspace(key: str) -> str:
+    return f"attempts/{key}"
 
 
 def _checkpoint_workspace(key: str) -> str:
     return f"checkpoints/{key}"
+
+
+def _checked(result: StageResult) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not isinstance(result, StageResult):
+        raise TypeError(f"the stage returned {type(result).__name__}; expected StageResult")
+    metrics = canonical_value(dict(result.metrics), place="metrics")
+    return metrics, canonical_value(dict(result.measurements), place="measurements")
 
 
 def _outcome(ending: Ending, record: Record) -> Outcome:

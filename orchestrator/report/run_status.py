@@ -80,8 +80,20 @@ class RunStatus:
             elif kind == "run_finished":
                 self.ended, self.state, self.seconds = event.get("time", ""), event["state"], event.get("seconds", 0.0)
                 self.error = event.get("error", "")
+                self._close_nodes("cancelled" if self.state == "cancelled" else "interrupted")
             elif kind in _NODE_STATES and event["node"] in self.nodes:
                 _apply_to_node(self.nodes[event["node"]], event)
+
+    def end_without_word(self) -> None:
+        """Whoever drove the run is gone."""
+        self.state = "interrupted"
+        self._close_nodes("interrupted")
+
+    def _close_nodes(self, state: str) -> None:
+        """Nothing runs in a run that has ended."""
+        for node in self.nodes.values():
+            if node.state in ("running", "waiting", "retrying"):
+                node.state = state
 
 
 def _apply_to_node(node: NodeStatus, event: Mapping[str, Any]) -> None:
@@ -116,8 +128,14 @@ def read_run_status(store: Store, run: str) -> RunStatus:
         id=run, created=request.created, workflow=content["workflow"], file=content["file"], state="starting", nodes=nodes,
         request=content,
     )  # fmt: skip
-    events, status.offset = ledger.events(run)
-    status.apply(events)
+    _read_further(status, ledger)
     if status.state not in FINAL_STATES and Leases(store, run=run).holder(f"run-{run}") is None:
-        status.state = "interrupted"
+        _read_further(status, ledger)  # it may have ended between the two looks
+        if status.state not in FINAL_STATES:
+            status.end_without_word()
     return status
+
+
+def _read_further(status: RunStatus, ledger: Ledger) -> None:
+    events, status.offset = ledger.events(status.id, offset=status.offset)
+    status.apply(events)

@@ -71,6 +71,9 @@ class Store(Protocol):
     def workspace(self, name: str) -> Path:
         """A local folder for work in progress from which `put_blob` is cheap; made if needed."""
 
+    def workspaces(self, prefix: str) -> Iterator[str]:
+        """Names of the workspaces directly below `prefix`, of this machine."""
+
     def remove_workspace(self, name: str) -> None:
         """Remove a workspace and all in it; quiet if there is none."""
 

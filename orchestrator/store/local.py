@@ -146,6 +146,9 @@ class LocalStore:
             os.makedirs(folder, exist_ok=True)
         return folder
 
+    def workspaces(self, prefix: str) -> Iterator[str]:
+        return self.list(f"work/{prefix}")
+
     def remove_workspace(self, name: str) -> None:
         shutil.rmtree(f"{self.root}/work/{name}", ignore_errors=True)
 

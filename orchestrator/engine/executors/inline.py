@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -22,11 +24,14 @@ class InlineExecutor:
     name = "inline"
     max_at_once: int | None = 1
 
-    def __init__(self, store: Store, *, run: str) -> None:
+    def __init__(self, store: Store, *, run: str, is_stop_asked: Callable[[], bool] = lambda: False) -> None:
+        """`is_stop_asked` tells of a signal, which the scheduler cannot heed while a stage runs in its place."""
         self._worker = Worker(store, run=run, capture=_capture, is_cancelled=self._is_cancelled)
         self._queue: deque[Work] = deque()
         self._cancelled: set[str] = set()
         self._running = ""
+        self._deadline_s = math.inf
+        self._is_stop_asked = is_stop_asked
         self._run = run
         self._look = Throttle(1.0)
 
@@ -38,12 +43,11 @@ class InlineExecutor:
 
     def poll(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
         if not self._queue:
-            import time
-
             time.sleep(timeout_s)
             return []
         work = self._queue.popleft()
         self._running = work.label
+        self._deadline_s = math.inf if work.timeout_s is None else time.monotonic() + work.timeout_s
         try:
             return [(work, self._worker.run_work(work))]
         finally:
@@ -60,7 +64,9 @@ class InlineExecutor:
         self._worker.close()
 
     def _is_cancelled(self) -> bool:
-        """Asked from inside the stage, while the scheduler cannot run: so the run's cancel mark is looked for here too."""
+        """Asked from inside the stage, while the scheduler cannot run: so signals, mark and timeout are heeded here too."""
+        if self._is_stop_asked() or time.monotonic() > self._deadline_s:
+            return True
         if self._look.ready() and self._worker.ledger.is_cancel_asked(self._run):
             self._cancelled.add(self._running)
         return self._running in self._cancelled

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +45,13 @@ class RayExecutor:
         self._busy: dict[Any, tuple[_Host, Work]] = {}
         self._numbers = itertools.count(1)
         self._total: Amounts = {}
+        self._services: tuple[cluster.Service, ...] = ()
 
     def start(self) -> tuple[MachineShape, ...]:
         if self._ray is None:
             cluster.sweep_sessions()
             self._ray = cluster.start_local(num_cpus=self._num_cpus)
+            self._services = cluster.services(self._ray)
         shapes = []
         for node in self._ray.nodes():
             offers = node["Resources"]
@@ -65,6 +69,7 @@ class RayExecutor:
                     custom=custom,
                 )
             )
+        self._total = {}
         for shape in shapes:
             for name, amount in {"CPU": shape.cpus, "GPU": shape.gpus, "memory": shape.memory_bytes, **shape.custom}.items():
                 self._total[name] = self._total.get(name, 0.0) + amount
@@ -78,8 +83,6 @@ class RayExecutor:
     def poll(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
         references = list(self._busy)
         if not references:
-            import time
-
             time.sleep(timeout_s)
             return []
         try:
@@ -88,6 +91,8 @@ class RayExecutor:
                 ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         except Exception as error:
             raise _gone(error) from error
+        if not ready:
+            self._refuse_if_gone()
         return [self._collect(reference) for reference in ready]
 
     def cancel(self, label: str) -> None:
@@ -115,6 +120,10 @@ class RayExecutor:
         except self._ray.exceptions.OutOfMemoryError as error:
             return work, Outcome(ending=Ending.NO_MEMORY, error=_first_line(error), error_type="OutOfMemoryError")
         except self._ray.exceptions.RayError as error:
+            if isinstance(error, self._ray.exceptions.RayTaskError):  # the host's own code raised: another attempt would, too
+                return work, Outcome(
+                    ending=Ending.FAILED, error=_first_line(error), error_type=type(error).__name__, trace=str(error)
+                )
             self._refuse_if_gone(error)
             why = "it was stopped" if host.kill_asked else "its process died (killed, crashed or out of memory)"
             return work, Outcome(
@@ -122,10 +131,22 @@ class RayExecutor:
             )
         if outcome.ending in (Ending.DONE, Ending.SHARED, Ending.BUSY, Ending.CANCELLED) and not host.single_use:
             self._idle.append(host)
+        else:
+            self._retire(host)
         return work, outcome
 
-    def _refuse_if_gone(self, error: Exception) -> None:
+    def _retire(self, host: _Host) -> None:
+        """End a host's process and free what it holds. A stage may have left threads behind, which a polite end waits for."""
+        with suppress(Exception):
+            self._ray.kill(host.actor, no_restart=True)
+
+    def _refuse_if_gone(self, error: Exception | None = None) -> None:
         """A dead host on a dead cluster is not worth a retry: the run stops, and submitting again continues it."""
+        dead = cluster.dead_service(self._services)
+        if dead:
+            raise _gone(RuntimeError(f"its process {dead} was killed or crashed")) from error
+        if error is None:
+            return
         try:
             alive = any(node["Alive"] for node in self._ray.nodes())
         except Exception as cause:  # noqa: BLE001 - whatever Ray raises here, it is gone
@@ -142,7 +163,7 @@ class RayExecutor:
                     self._idle.remove(host)
                     return host
         while self._idle and not self._fits(wanted):
-            self._idle.pop(0)  # dropping the last handle ends the actor and frees what it holds
+            self._retire(self._idle.pop(0))
         return _Host(self._new_actor(wanted), key, single_use=resources.fresh_process)
 
     def _fits(self, wanted: Amounts) -> bool:
