@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from orchestrator.workflow.places import Findings, KeyPath, entry, is_known, list_names, shorten
 from orchestrator.workflow.spec import Node
-from orchestrator.workflow.validate import Defect, defects, legal_names, report, validate_data
+from orchestrator.workflow.validate import Defect, defects, legal_names, report, takes_names, validate_data
 from stages.contract import StageSpec
 
 MAX_COMBINATIONS = 100_000  # nodes that one foreach may make
@@ -123,8 +123,8 @@ class _Params:
     def _is_parameter(self, key: str) -> bool:
         *parents, last = key.split(".")
         legal = legal_names(self.spec.settings, tuple(parents))
-        if last in legal or (parents and not legal and parents[0] in self.spec.settings.model_fields):
-            return True  # a mapping that takes any name, or a parameter with nothing inside it: validation tells them apart
+        if last in legal or (parents and not legal and takes_names(self.spec.settings, tuple(parents))):
+            return True
         ports = [name for name, port in self.spec.inputs.items() if not port.many]
         prefix = ".".join([*parents, ""])
         self.findings.add(

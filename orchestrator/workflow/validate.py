@@ -11,7 +11,7 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -156,11 +156,28 @@ def subject(path: KeyPath) -> tuple[str, str]:
     return prefix, f'"{_dotted(rest)}"'
 
 
+def takes_names(model: type[BaseModel], path: KeyPath) -> bool:
+    """Can what stands at `path` inside `model` hold names at all? Not so for text, a number or a choice of values."""
+    plain = (str, int, float, bool, type(None))
+    return any(one not in plain and get_origin(one) is not Literal for one in _annotations_at(model, path))
+
+
 def legal_names(model: type[BaseModel], path: KeyPath) -> list[str]:
     """Names of the fields that the models at `path` inside `model` take; empty where there is no model.
 
     A class's own fields come before those it inherits: they are what its users came for.
     """
+    here = _annotations_at(model, path)
+    models = [candidate for candidate in here if isinstance(candidate, type) and issubclass(candidate, BaseModel)]
+    names: dict[str, None] = {}
+    for each in models:
+        for ancestor in each.__mro__:
+            own = [name for name in inspect.get_annotations(ancestor) if name in each.model_fields]
+            names.update(dict.fromkeys(each.model_fields[name].alias or name for name in own))
+    return list(names)
+
+
+def _annotations_at(model: type[BaseModel], path: KeyPath) -> list[Any]:
     here: list[Any] = _flat([model])
     for part in path:
         below: list[Any] = []
@@ -171,13 +188,7 @@ def legal_names(model: type[BaseModel], path: KeyPath) -> list[str]:
                 below += [argument for argument in get_args(candidate)[-1:] if argument is not Ellipsis]
                 below += list(get_args(candidate)[:1]) if get_origin(candidate) is tuple else []
         here = _flat(below)
-    models = [candidate for candidate in here if isinstance(candidate, type) and issubclass(candidate, BaseModel)]
-    names: dict[str, None] = {}
-    for each in models:
-        for ancestor in each.__mro__:
-            own = [name for name in inspect.get_annotations(ancestor) if name in each.model_fields]
-            names.update(dict.fromkeys(each.model_fields[name].alias or name for name in own))
-    return list(names)
+    return here
 
 
 def _flat(annotations: list[Any]) -> list[Any]:
@@ -210,6 +221,12 @@ def _defect(details: ErrorDetails, data: Any) -> Defect:
     context = details.get("ctx", {})
     code, message = details["type"], details["msg"]
     missing = str(details["loc"][-1]) if code == "missing" else ""
+    tag = str(context.get("discriminator", "")).strip("'")
+    if tag and isinstance(node, dict) and tag in node:
+        path.append(tag)
+        node = node[tag]
+    elif tag and isinstance(node, dict):
+        missing = tag
     kind, expected, legal = "value", message.partition(", ")[2] if code in {"value_error", "assertion_error"} else message, ()
     if code == "extra_forbidden":
         kind = "unknown"
@@ -217,6 +234,8 @@ def _defect(details: ErrorDetails, data: Any) -> Defect:
         kind, expected = "type", _WANTED[code]
     elif code in _BOUNDS:
         kind, expected = "range", _BOUNDS[code].format_map({name: _number(value) for name, value in context.items()})
+    elif code == "union_tag_not_found":
+        kind, expected = "type", f"a mapping with {tag}"
     elif code in {"literal_error", "enum", "union_tag_invalid"}:
         choices = str(context.get("expected", context.get("expected_tags", "")))
         kind, expected, legal = "choice", choices.replace("'", '"'), tuple(re.findall(r"'([^']*)'", choices))
