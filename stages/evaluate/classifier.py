@@ -1,0 +1,229 @@
+"""The stage `evaluate.classifier`: what a model is worth and what it costs, beside a baseline where there is one.
+
+Three kinds of numbers are kept apart. Nominal ones (gmacs, bops, non-zeros) are counted. Stored ones (size_bytes) are the
+sizes of files. Both follow from the inputs and are metrics. What a clock said (latency) is a measurement. A model that is
+stored no smaller and runs no faster is marked so, however few multiplications it needs on paper.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.contract import Artifact, StageContext, StageResult
+from stages.data.base import Dataset, load_dataset
+from stages.evaluate.latency import Runner, measure_interleaved, paired_ratio
+from stages.evaluate.settings import ClassifierSettings
+from stages.evaluate.statistics import paired_drop, wilson_interval
+from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle
+from stages.models.measures import measure_model
+from stages.ops.onnx_file import open_session, run_session, write_onnx
+from stages.training.model_artifact import receive_model
+
+SMALLER_BELOW = 0.98
+FASTER_FROM = 1.03
+"""A file counts as smaller below 0.98 of the baseline's bytes, a run as faster from 1.03 of its speed: what alternating timings
+of one and the same model differ by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """A model under measurement: as a bundle, plain, and as an ONNX file where the comparison is between files."""
+
+    bundle: ModelBundle
+    plain: nn.Module
+    file: Path | None
+    size_bytes: int
+    one_by_one: bool = False  # the file takes one image at a time
+
+
+def run(context: StageContext) -> StageResult:
+    """Measure the model; write `evaluation.json`, which holds what follows from the inputs and nothing from the clock.
+
+    With an exported file, sizes and latencies are those of files in ONNX Runtime, and the baseline is exported the same way
+    for the comparison; without one they are those of the bundle's weights in torch.
+
+    Raises:
+        ValueError: model, file and data do not fit together.
+    """
+    settings = context.settings
+    assert isinstance(settings, ClassifierSettings)
+    torch.set_num_threads(context.num_threads)
+    data = load_dataset(settings.data)
+    exported = context.optional_input("exported")
+    subject = _subject(receive_model(context, data), exported, context.input("model"))
+    baseline_input = context.optional_input("baseline")
+    baseline = None
+    if baseline_input is not None:
+        baseline = _baseline(receive_model(context, data, port="baseline"), exported, baseline_input, scratch=context.scratch)
+    metrics = _metrics(subject, baseline, data=data, context=context)
+    description = {
+        "format": 1,
+        "metrics": metrics,
+        "data": settings.data.identity(),
+        "architecture": subject.bundle.architecture.name,
+        "transforms": [spec.name for spec in subject.bundle.transforms],
+        "size_of": "onnx" if subject.file else "safetensors",
+    }
+    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    (context.output / "evaluation.json").write_text(text, encoding="utf-8")
+    return StageResult(metrics=metrics, measurements=_measurements(subject, baseline, data=data, context=context))
+
+
+def _subject(bundle: ModelBundle, exported: Artifact | None, model: Artifact) -> _Subject:
+    if exported is None:
+        return _Subject(bundle=bundle, plain=fold_bundle(bundle), file=None, size_bytes=model.file(WEIGHTS_FILE).stat().st_size)
+    written, path = _written(exported), exported.file("model.onnx")
+    expected, found = list(bundle.architecture.input_spec.shape), written["input"]["shape"][1:]
+    classes = list(bundle.architecture.class_names)
+    if found != expected or written["output"]["classes"] != classes:
+        raise ValueError(
+            f"evaluate.classifier: the exported file takes images {found} of {len(written['output']['classes'])} classes, "
+            f"the model {expected} of {len(classes)}; connect the export of this model"
+        )
+    return _Subject(
+        bundle=bundle,
+        plain=fold_bundle(bundle),
+        file=path,
+        size_bytes=path.stat().st_size,
+        one_by_one=not written["dynamic_batch"],
+    )
+
+
+def _baseline(bundle: ModelBundle, exported: Artifact | None, model: Artifact, *, scratch: Path) -> _Subject:
+    if exported is None:
+        return _subject(bundle, None, model)
+    written, path = _written(exported), scratch / "baseline.onnx"
+    plain = fold_bundle(bundle)
+    shape = bundle.architecture.input_spec.shape
+    write_onnx(plain, image_shape=shape, path=path, opset=written["opset"], dynamic_batch=written["dynamic_batch"])
+    size = path.stat().st_size
+    return _Subject(bundle=bundle, plain=plain, file=path, size_bytes=size, one_by_one=not written["dynamic_batch"])
+
+
+def _written(exported: Artifact) -> dict[str, Any]:
+    description: dict[str, Any] = json.loads(exported.file("export.json").read_text(encoding="utf-8"))
+    return description
+
+
+def _metrics(subject: _Subject, baseline: _Subject | None, *, data: Dataset, context: StageContext) -> dict[str, Any]:
+    labels = torch.cat([batch.labels for batch in data.test.batches(batch_size=512)])
+    predicted = _predict(subject.plain, data)
+    correct, total = predicted == labels, len(labels)
+    low, high = wilson_interval(int(correct.sum()), total)
+    metrics: dict[str, Any] = {
+        "top1_accuracy": int(correct.sum()) / total,
+        "top1_accuracy_low": low,
+        "top1_accuracy_high": high,
+        "num_samples": total,
+        **measure_model(subject.bundle),
+        "size_bytes": subject.size_bytes,
+    }
+    if subject.file is not None:
+        from_file = _predict_file(subject, data, num_threads=context.num_threads)
+        metrics["exported_top1_accuracy"] = int((from_file == labels).sum()) / total
+        metrics["exported_agreement"] = int((from_file == predicted).sum()) / total
+    if baseline is not None:
+        right = _predict(baseline.plain, data) == labels
+        drop, drop_low, drop_high = paired_drop(
+            only_baseline=int((right & ~correct).sum()), only_model=int((correct & ~right).sum()), total=total
+        )
+        metrics |= {
+            "baseline_top1_accuracy": int(right.sum()) / total,
+            "top1_drop": drop,
+            "top1_drop_low": drop_low,
+            "top1_drop_high": drop_high,
+            "baseline_size_bytes": baseline.size_bytes,
+            "size_ratio": subject.size_bytes / baseline.size_bytes,
+            "gmacs_ratio": metrics["gmacs"] / measure_model(baseline.bundle)["gmacs"],
+        }
+    return metrics
+
+
+def _predict(model: nn.Module, data: Dataset) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([model(batch.images).argmax(dim=1) for batch in data.test.batches(batch_size=512)])
+
+
+def _predict_file(subject: _Subject, data: Dataset, *, num_threads: int) -> Tensor:
+    assert subject.file is not None
+    session, size = open_session(subject.file, num_threads=num_threads), 1 if subject.one_by_one else 512
+    return torch.cat([run_session(session, batch.images).argmax(dim=1) for batch in data.test.batches(batch_size=size)])
+
+
+def _measurements(subject: _Subject, baseline: _Subject | None, *, data: Dataset, context: StageContext) -> dict[str, Any]:
+    settings = context.settings
+    if settings.latency_seconds == 0:
+        return {}
+    rivals = {"model": subject} | ({"baseline": baseline} if baseline else {})
+    makers = {name: _RunnerMaker(rival, num_threads=context.num_threads) for name, rival in rivals.items()}
+    share_s = settings.latency_seconds / len(settings.batch_sizes)
+    measured: dict[str, Any] = {
+        "runtime": "onnxruntime" if subject.file else "torch",
+        "device": _device_name(),
+        "num_threads": context.num_threads,
+    }
+    ratios: list[float] = []
+    images = next(iter(data.test.batches(batch_size=max(settings.batch_sizes)))).images
+    for batch_size in settings.batch_sizes:
+        context.check_cancelled()
+        # A small test split is repeated: latency depends on how many images there are, not on what they show.
+        batch = images.repeat(-(-batch_size // len(images)), 1, 1, 1)[:batch_size].contiguous()
+        found = measure_interleaved({name: make(batch) for name, make in makers.items()}, seconds=share_s)
+        model, suffix = found["model"], f"_b{batch_size}"
+        measured |= {
+            "latency_ms" + suffix: model.median_ms,
+            "latency_ms_low" + suffix: model.low_ms,
+            "latency_ms_high" + suffix: model.high_ms,
+            "images_per_s" + suffix: batch_size / model.median_ms * 1000,
+            "num_latency_samples" + suffix: model.num_samples,
+        }
+        if "baseline" in found:
+            ratios.append(paired_ratio(found["baseline"], model))
+            measured |= {"baseline_latency_ms" + suffix: found["baseline"].median_ms, "latency_ratio" + suffix: ratios[-1]}
+    if baseline is not None:
+        size_ratio = subject.size_bytes / baseline.size_bytes
+        measured["neither_smaller_nor_faster"] = is_false_saving(size_ratio=size_ratio, latency_ratios=ratios)
+    return measured
+
+
+def is_false_saving(*, size_ratio: float, latency_ratios: list[float]) -> bool:
+    """Whether a result is stored no smaller than its baseline and faster at none of the batch sizes."""
+    return size_ratio >= SMALLER_BELOW and all(ratio < FASTER_FROM for ratio in latency_ratios)
+
+
+class _RunnerMaker:
+    """Opens a model once and gives a function that runs one batch through it."""
+
+    def __init__(self, subject: _Subject, *, num_threads: int) -> None:
+        self.subject = subject
+        self.session = open_session(subject.file, num_threads=num_threads) if subject.file else None
+
+    def __call__(self, batch: Tensor) -> Runner:
+        if self.session is None:
+            return lambda: _run_plain(self.subject.plain, batch)
+        session, parts = self.session, torch.split(batch, 1) if self.subject.one_by_one else (batch,)
+        return lambda: [run_session(session, part) for part in parts]
+
+
+def _run_plain(model: nn.Module, batch: Tensor) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = model(batch)
+        return logits
+
+
+def _device_name() -> str:
+    """The processor's own name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines: Mapping[str, str] = {}
+    if info.exists():
+        pairs = (line.partition(":") for line in info.read_text(encoding="utf-8", errors="replace").splitlines())
+        lines = {key.strip(): value.strip() for key, _, value in pairs}
+    return lines.get("model name") or platform.processor() or platform.machine()

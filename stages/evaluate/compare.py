@@ -1,0 +1,124 @@
+"""The stage `evaluate.compare`: evaluations side by side, as JSON and as Markdown. Loads no tensor library.
+
+Only what follows from the evaluations' inputs is compared, so the table has the same bytes on every machine; latencies are
+measurements of one machine and stay with the evaluation that took them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.contract import Artifact, StageContext, StageResult
+from stages.evaluate.settings import CompareSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """One measure: its heading, whether more of it is better (None: neither), and how a value is printed."""
+
+    metric: str
+    heading: str
+    more_is_better: bool | None
+    text: Callable[[float], str]
+
+
+COLUMNS = (
+    _Column(metric="top1_accuracy", heading="top-1, %", more_is_better=True, text=lambda value: f"{100 * value:.2f}"),
+    _Column(metric="top1_drop", heading="drop, points", more_is_better=False, text=lambda value: f"{100 * value:+.2f}"),
+    _Column(metric="size_bytes", heading="stored, bytes", more_is_better=False, text=lambda value: f"{value:,}"),
+    _Column(metric="size_ratio", heading="stored, ratio", more_is_better=False, text=lambda value: f"{value:.2f}"),
+    _Column(metric="num_nonzero_parameters", heading="non-zeros", more_is_better=False, text=lambda value: f"{value:,}"),
+    _Column(metric="gmacs", heading="MMACs, dense", more_is_better=False, text=lambda value: f"{1000 * value:.3f}"),
+    _Column(metric="gmacs_effective", heading="MMACs, nominal", more_is_better=False, text=lambda value: f"{1000 * value:.3f}"),
+)
+FRONT_MEASURES = ("top1_accuracy", "size_bytes", "gmacs", "num_nonzero_parameters")
+"""What the Pareto front looks at."""
+
+
+def run(context: StageContext) -> StageResult:
+    """Write `table.json` and `table.md`, one row per evaluation in the workflow's order.
+
+    Raises:
+        ValueError: nothing to compare, or evaluations of different data.
+    """
+    settings = context.settings
+    assert isinstance(settings, CompareSettings)
+    results = context.many("results")
+    if not results:
+        raise ValueError("evaluate.compare: no evaluation is connected to `results`")
+    rows = [_row(result) for result in results]
+    data = sorted({row["data"] for row in rows})
+    if len(data) > 1:
+        raise ValueError(f"evaluate.compare: the evaluations are of different data, {', '.join(data)}; compare one at a time")
+    for row in rows:
+        row["on_front"] = not any(_beats(other["metrics"], row["metrics"]) for other in rows)
+    best = {column.metric: _best(rows, column) for column in COLUMNS if any(column.metric in row["metrics"] for row in rows)}
+    table = {"format": 1, "title": settings.title, "data": data[0], "rows": rows, "best": best}
+    text = json.dumps(table, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    (context.output / "table.json").write_text(text, encoding="utf-8")
+    (context.output / "table.md").write_text(_markdown(settings.title, rows, best), encoding="utf-8")
+    accuracies = [row["metrics"]["top1_accuracy"] for row in rows]
+    return StageResult(
+        metrics={
+            "num_rows": len(rows),
+            "num_on_front": sum(row["on_front"] for row in rows),
+            "best_top1_accuracy": max(accuracies),
+            "best_label": best["top1_accuracy"]["labels"][0],
+        }
+    )
+
+
+def _row(result: Artifact) -> dict[str, Any]:
+    evaluation = json.loads(result.file("evaluation.json").read_text(encoding="utf-8"))
+    return {
+        "label": result.label or result.key[:8],
+        "architecture": evaluation["architecture"],
+        "transforms": evaluation["transforms"],
+        "data": evaluation["data"],
+        "size_of": evaluation["size_of"],
+        "metrics": evaluation["metrics"],
+    }
+
+
+def _beats(other: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Whether `other` is at least as good in every measure of the front and better in one."""
+    signs = {column.metric: 1 if column.more_is_better else -1 for column in COLUMNS}
+    gains = [signs[metric] * (other[metric] - own[metric]) for metric in FRONT_MEASURES]
+    return all(gain >= 0 for gain in gains) and any(gain > 0 for gain in gains)
+
+
+def _best(rows: Sequence[dict[str, Any]], column: _Column) -> dict[str, Any]:
+    values = [row["metrics"][column.metric] for row in rows if column.metric in row["metrics"]]
+    value = max(values) if column.more_is_better else min(values)
+    return {"value": value, "labels": [row["label"] for row in rows if row["metrics"].get(column.metric) == value]}
+
+
+def _markdown(title: str, rows: Sequence[dict[str, Any]], best: dict[str, Any]) -> str:
+    """A table that reads well as text too: the best of each column bold, the Pareto front starred."""
+    columns = [column for column in COLUMNS if column.metric in best]
+    lines = [f"# {title}", "", _line(["model", *(column.heading for column in columns)])]
+    lines.append(_line(["---", *("---:" for _ in columns)]))
+    for row in rows:
+        cells = [_cell(row, column, best) for column in columns]
+        lines.append(_line([row["label"].replace("|", "\\|") + (" *" if row["on_front"] else ""), *cells]))
+    lines += ["", f"Data: {rows[0]['data']}. Bold: best of the column. *: no other row is at least as good in all of "]
+    lines[-1] += "top-1, stored bytes, dense MMACs and non-zeros. Nominal MMACs leave out zero weights; that is no speed."
+    formats = sorted({row["size_of"] for row in rows})
+    if len(formats) > 1:
+        lines[-1] += f" Stored bytes are of different formats ({', '.join(formats)}) and do not compare."
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any], column: _Column, best: dict[str, Any]) -> str:
+    value = row["metrics"].get(column.metric)
+    if value is None:
+        return ""
+    text = column.text(value)
+    return f"**{text}**" if value == best[column.metric]["value"] else text
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,77 @@
+"""Settings and descriptions of the `evaluate` stages. Torch-free, so that plans stay fast."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.contract import Port, StageSettings, StageSpec
+from stages.data.settings import DataSettings
+
+
+class ClassifierSettings(StageSettings):
+    """Measure a classifier on the test images, and its speed on this machine."""
+
+    data: DataSettings
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        (1, 64), min_length=1, description="images at a time whose latency is measured"
+    )
+    latency_seconds: float = Field(
+        1.5, ge=0, le=600, description="seconds of the clock for all latencies together; 0: no latency is measured"
+    )
+
+    def data_identity(self) -> str | None:
+        return self.data.identity()
+
+
+class CompareSettings(StageSettings):
+    """Lay evaluations side by side."""
+
+    title: str = Field("Comparison", min_length=1, max_length=200, description="heading of the table")
+
+
+CLASSIFIER_METRICS = (
+    "top1_accuracy",
+    "top1_accuracy_low",
+    "top1_accuracy_high",
+    "num_samples",
+    "num_parameters",
+    "num_nonzero_parameters",
+    "sparsity",
+    "gmacs",
+    "gmacs_effective",
+    "bops",
+    "size_bytes",
+)
+"""What `evaluate.classifier` always reports. With a baseline: `baseline_top1_accuracy`, `top1_drop` with its interval,
+`size_ratio`, `gmacs_ratio`; with an exported file: `exported_top1_accuracy`, `exported_agreement`."""
+
+STAGES: tuple[StageSpec, ...] = (
+    StageSpec(
+        name="evaluate.classifier",
+        version=1,
+        summary="Accuracy with its interval, sizes and nominal compute; latency paired with a baseline",
+        settings=ClassifierSettings,
+        implementation="stages.evaluate.classifier:run",
+        inputs={
+            "model": Port(kind="model"),
+            "exported": Port(kind="exported", optional=True),
+            "baseline": Port(kind="model", optional=True),
+        },
+        output="evaluation",
+        metrics=CLASSIFIER_METRICS,
+        source="Interval: Wilson 1927, J. Am. Stat. Assoc. 22; paired difference: Newcombe 1998, Stat. Med. 17 (Wald form)",
+    ),
+    StageSpec(
+        name="evaluate.compare",
+        version=1,
+        summary="One table of several evaluations, with the best of each measure and the Pareto front",
+        settings=CompareSettings,
+        implementation="stages.evaluate.compare:run",
+        inputs={"results": Port(kind="evaluation", many=True)},
+        output="table",
+        metrics=("num_rows", "best_top1_accuracy"),
+        source="Pareto front: rows that no other row beats or equals in every measure",
+    ),
+)

@@ -1,0 +1,255 @@
+"""`evaluate.*`: what is counted, what is stored and what a clock said are kept apart, and empty savings are marked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages.contract import Artifact, StageContext, local_context
+from stages.data.base import load_dataset
+from stages.data.settings import DigitsData
+from stages.evaluate import classifier, compare
+from stages.evaluate.latency import measure_interleaved, paired_ratio
+from stages.evaluate.settings import CLASSIFIER_METRICS, ClassifierSettings, CompareSettings
+from stages.evaluate.statistics import paired_drop, wilson_interval
+from stages.export import onnx as export
+from stages.export.settings import ONNXSettings
+from stages.models.bundle import build_bundle, save_bundle
+from stages.models.nm_mask import apply_masks
+from stages.models.zoo import find_architecture
+from stages.ops.nm import magnitude_mask
+from stages.ops.pattern import NMPattern
+from stages.training.loop import train
+from stages.training.settings import TrainingSettings
+
+PATTERN = NMPattern(2, 4)
+
+
+def context_in(folder: Path, settings, **inputs) -> StageContext:
+    return replace(local_context(settings, folder=folder, inputs=inputs), num_threads=1)
+
+
+def artifact(kind: str, folder: Path, label: str = "") -> Artifact:
+    return Artifact(kind=kind, key="0" * 64, files={path.name: path for path in folder.iterdir()}, label=label)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A small dense CNN, the same with 2:4 masks, and both exported."""
+    folder = tmp_path_factory.mktemp("models")
+    data = load_dataset(DigitsData())
+    architecture = find_architecture("cnn_micro", {}, input_spec=data.input_spec, class_names=data.class_names)
+    bundle = build_bundle(architecture, seed=0)
+    settings = TrainingSettings(data="digits", epochs=3)
+    train(bundle.model, data=data, settings=settings, context=context_in(folder / "run", settings))
+    save_bundle(bundle, folder / "dense")
+    names = ("blocks.1.0", "blocks.2.0")
+    masks = {name: magnitude_mask(bundle.model.get_submodule(name).weight, pattern=PATTERN) for name in names}
+    save_bundle(apply_masks(bundle, masks, pattern=PATTERN), folder / "masked")
+    made = {name: artifact("model", folder / name) for name in ("dense", "masked")}
+    for name in ("dense", "masked"):
+        export.run(context_in(folder / f"{name}_onnx", ONNXSettings(), model=made[name]))
+        made[f"{name}_onnx"] = artifact("exported", folder / f"{name}_onnx" / "output")
+    return made
+
+
+def evaluate(folder: Path, *, label: str = "", latency_seconds: float = 0.0, batch_sizes=(1, 16), **inputs):
+    settings = ClassifierSettings(data="digits", latency_seconds=latency_seconds, batch_sizes=batch_sizes)
+    result = classifier.run(context_in(folder, settings, **inputs))
+    return result, artifact("evaluation", folder / "output", label)
+
+
+@pytest.fixture(scope="module")
+def full(models, tmp_path_factory):
+    """Everything connected, latencies taken."""
+    inputs = {"model": models["masked"], "exported": models["masked_onnx"], "baseline": models["dense"]}
+    return evaluate(tmp_path_factory.mktemp("full"), label="2:4", latency_seconds=0.4, **inputs)
+
+
+def test_every_declared_metric_is_reported(full):
+    metrics = full[0].metrics
+    assert set(CLASSIFIER_METRICS) <= set(metrics)
+    assert metrics["num_samples"] == 450
+    assert metrics["top1_accuracy_low"] < metrics["top1_accuracy"] < metrics["top1_accuracy_high"]
+
+
+def test_the_exported_file_classifies_as_the_model_does(full):
+    metrics = full[0].metrics
+    assert metrics["exported_agreement"] == 1
+    assert metrics["exported_top1_accuracy"] == metrics["top1_accuracy"]
+
+
+def test_the_baseline_is_stored_by_the_same_exporter(full, models):
+    """Sizes of different formats would make a mask look like a saving, or a loss."""
+    metrics = full[0].metrics
+    assert metrics["baseline_size_bytes"] == models["dense_onnx"].file("model.onnx").stat().st_size
+    assert metrics["size_ratio"] == 1.0
+    assert metrics["gmacs_ratio"] == 1.0
+    assert metrics["gmacs_effective"] < 0.6 * metrics["gmacs"]
+
+
+def test_a_mask_that_saves_neither_bytes_nor_time_is_marked(full):
+    """Half of the multiplications are gone on paper; the file and the clock say otherwise, and the report must too."""
+    measurements = full[0].measurements
+    assert measurements["runtime"] == "onnxruntime"
+    ratios = [measurements["latency_ratio_b1"], measurements["latency_ratio_b16"]]
+    assert measurements["neither_smaller_nor_faster"] is all(ratio < 1.03 for ratio in ratios)
+    assert classifier.is_false_saving(size_ratio=1.0, latency_ratios=[1.0, 1.02])
+    assert not classifier.is_false_saving(size_ratio=1.0, latency_ratios=[1.0, 1.5])
+    assert not classifier.is_false_saving(size_ratio=0.5, latency_ratios=[0.9, 0.9])
+
+
+def test_nothing_from_the_clock_is_in_metrics_or_files(full):
+    result, written = full
+    evaluation = json.loads(written.file("evaluation.json").read_text())
+    assert evaluation["metrics"] == result.metrics
+    assert not any(word in name for name in result.metrics for word in ("latency", "per_s", "faster"))
+    assert {"latency_ms_b1", "latency_ms_low_b1", "latency_ms_high_b16", "device", "num_threads"} <= set(result.measurements)
+
+
+def test_the_same_evaluation_gives_the_same_bytes(full, models, tmp_path):
+    inputs = {"model": models["masked"], "exported": models["masked_onnx"], "baseline": models["dense"]}
+    _, again = evaluate(tmp_path, **inputs)
+    assert again.file("evaluation.json").read_bytes() == full[1].file("evaluation.json").read_bytes()
+
+
+def test_a_batch_larger_than_the_test_split_is_filled_by_repeating_it(models, tmp_path):
+    result, _ = evaluate(tmp_path, latency_seconds=0.1, batch_sizes=(500,), model=models["dense"])
+    assert result.measurements["images_per_s_b500"] == pytest.approx(500_000 / result.measurements["latency_ms_b500"])
+
+
+def test_a_model_alone_is_measured_in_torch(models, tmp_path):
+    result, _ = evaluate(tmp_path, latency_seconds=0.2, model=models["dense"])
+    assert result.measurements["runtime"] == "torch"
+    assert result.metrics["size_bytes"] == models["dense"].file("weights.safetensors").stat().st_size
+    assert "neither_smaller_nor_faster" not in result.measurements
+    assert "top1_drop" not in result.metrics
+
+
+def test_a_model_beside_itself_is_not_worse(models, tmp_path):
+    result, _ = evaluate(tmp_path, model=models["dense"], baseline=models["dense"])
+    assert result.metrics["top1_drop"] == 0
+    assert (result.metrics["top1_drop_low"], result.metrics["top1_drop_high"]) == (0, 0)
+
+
+def test_the_export_of_another_model_is_refused(models, tmp_path):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for name, path in models["dense_onnx"].files.items():
+        (folder / name).write_bytes(path.read_bytes())
+    text = (folder / "export.json").read_text()
+    (folder / "export.json").write_text(text.replace('"9"', '"9",\n"10"'))
+    with pytest.raises(ValueError, match="of 11 classes, the model"):
+        evaluate(tmp_path / "run", model=models["dense"], exported=artifact("exported", folder))
+
+
+def test_a_file_that_takes_one_image_is_fed_one_by_one(models, tmp_path):
+    export.run(context_in(tmp_path / "export", ONNXSettings(dynamic_batch=False), model=models["masked"]))
+    exported = artifact("exported", tmp_path / "export" / "output")
+    inputs = {"model": models["masked"], "exported": exported, "baseline": models["dense"]}
+    result, _ = evaluate(tmp_path / "run", latency_seconds=0.1, **inputs)
+    assert result.metrics["exported_agreement"] == 1
+    assert result.measurements["latency_ms_b16"] > result.measurements["latency_ms_b1"]
+
+
+class TestStatistics:
+    def test_wilson_intervals_are_the_published_ones(self):
+        """Newcombe 1998, Stat. Med. 17, 857-872, table I: 81/263 gives 0.2553-0.3662, 0/20 gives 0-0.1611."""
+        assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+        assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+    def test_a_paired_interval_depends_on_the_images_that_differ(self):
+        drop, low, high = paired_drop(only_baseline=12, only_model=4, total=400)
+        assert drop == 0.02
+        assert (low, high) == pytest.approx((0.02 - 1.96 * 0.00990, 0.02 + 1.96 * 0.00990), abs=1e-4)
+        assert paired_drop(only_baseline=0, only_model=0, total=10) == (0, 0, 0)
+
+
+class TestLatency:
+    def test_a_slow_second_hits_both_and_cancels_in_the_ratio(self):
+        """The machine gets three times slower half-way; the ratio of two runners that take 1 ms and 2 ms stays 2."""
+        now = [0.0]
+
+        def runner(duration):
+            def call():
+                now[0] += duration * (3 if now[0] > 1.5 else 1)
+
+            return call
+
+        found = measure_interleaved({"a": runner(0.001), "b": runner(0.002)}, seconds=3.0, clock=lambda: now[0])
+        assert found["a"].high_ms / found["a"].low_ms > 2
+        assert paired_ratio(found["b"], found["a"]) == pytest.approx(2.0)
+
+    def test_the_time_is_kept(self):
+        now = [0.0]
+
+        def call():
+            now[0] += 0.01
+
+        measure_interleaved({"a": call, "b": call}, seconds=2.0, clock=lambda: now[0])
+        assert 2.0 <= now[0] < 2.2
+
+    def test_slow_runners_are_timed_five_times_at_least(self):
+        now = [0.0]
+
+        def call():
+            now[0] += 10.0
+
+        assert measure_interleaved({"a": call}, seconds=1.0, clock=lambda: now[0])["a"].num_samples == 5
+
+
+class TestCompare:
+    @pytest.fixture
+    def table(self, full, models, tmp_path):
+        _, dense = evaluate(tmp_path / "dense", label="dense", model=models["dense"], exported=models["dense_onnx"])
+        context = context_in(tmp_path / "table", CompareSettings(title="Digits"), results=[dense, full[1]])
+        return compare.run(context), tmp_path / "table" / "output"
+
+    def test_there_is_one_row_per_evaluation_in_the_given_order(self, table):
+        result, folder = table
+        written = json.loads((folder / "table.json").read_text())
+        assert [row["label"] for row in written["rows"]] == ["dense", "2:4"]
+        assert result.metrics["num_rows"] == 2
+        assert result.metrics["best_label"] in ("dense", "2:4")
+        best = max(row["metrics"]["top1_accuracy"] for row in written["rows"])
+        assert result.metrics["best_top1_accuracy"] == best
+
+    def test_the_markdown_names_the_best_and_claims_no_speed(self, table):
+        _, folder = table
+        text = (folder / "table.md").read_text()
+        assert text.startswith("# Digits\n\n| model | top-1, % |")
+        assert "**14," in text
+        assert "no speed" in text
+        assert "latency" not in text
+
+    def test_a_row_that_another_beats_everywhere_is_not_on_the_front(self, tmp_path):
+        results = [self.fake(tmp_path / name, name, *values) for name, values in self.rows().items()]
+        compare.run(context_in(tmp_path / "table", CompareSettings(), results=results))
+        rows = json.loads((tmp_path / "table" / "output" / "table.json").read_text())["rows"]
+        assert {row["label"]: row["on_front"] for row in rows} == {"accurate": True, "small": True, "beaten": False}
+
+    def test_evaluations_of_different_data_are_refused(self, tmp_path):
+        results = [self.fake(tmp_path / "a", "a", 0.9, 10), self.fake(tmp_path / "b", "b", 0.9, 10, data="other:1")]
+        with pytest.raises(ValueError, match="different data, digits:1, other:1"):
+            compare.run(context_in(tmp_path / "table", CompareSettings(), results=results))
+
+    def test_it_loads_no_tensor_library(self):
+        code = "import sys, stages.evaluate.compare; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+    @staticmethod
+    def rows():
+        return {"accurate": (0.99, 100), "small": (0.95, 50), "beaten": (0.94, 60)}
+
+    @staticmethod
+    def fake(folder, label, accuracy, size, data="digits:1"):
+        folder.mkdir()
+        metrics = {"top1_accuracy": accuracy, "size_bytes": size, "gmacs": 1.0, "num_nonzero_parameters": 5}
+        evaluation = {"metrics": metrics, "data": data, "architecture": "x", "transforms": [], "size_of": "onnx"}
+        (folder / "evaluation.json").write_text(json.dumps(evaluation))
+        return artifact("evaluation", folder, label)
