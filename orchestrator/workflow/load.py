@@ -48,7 +48,7 @@ def load_text(text: str | bytes, *, file: str, overrides: Sequence[str] = ()) ->
     if not isinstance(data, dict):
         empty = data is None
         what = "the file is empty" if empty else "the top level is not a mapping"
-        example = 'write version: 1, name: ..., nodes: ...; "orchestrator init" starts a file'
+        example = "start with version: 1, name: NAME and nodes: {first: {stage: STAGE}}"
         expected = "a mapping with version, name and nodes"
         findings.add((), what, found="nothing" if empty else entry(0, data), expected=expected, suggestion=example)
         raise WorkflowError(findings.sorted())
