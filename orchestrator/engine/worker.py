@@ -9,8 +9,9 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from orchestrator.store.artifacts import Artifacts, Record, content_digest
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Holder, Lease, Leases
 from orchestrator.store.ledger import Ledger, now_text
+from orchestrator.store.processes import is_left_by_dead_process, process_mark
 from orchestrator.workflow.drift import source_digest
 from orchestrator.workflow.identity import canonical_value
 from stages.catalog import find_stage, load_implementation
@@ -44,6 +46,7 @@ class Worker:
         self.leases = Leases(store, run=run)
         self.capture = capture
         self.is_cancelled = is_cancelled
+        self._folder = _Folder(store)
 
     def run_work(self, work: Work) -> Outcome:
         """One attempt at one node."""
@@ -73,6 +76,7 @@ class Worker:
     def close(self) -> None:
         """Return what is held."""
         self.leases.close()
+        self._folder.close()
 
     def _standing(self, work: Work) -> Record | None:
         record = self.artifacts.find(work.stage, work.key)
@@ -85,23 +89,17 @@ class Worker:
         if spec is None:
             return Outcome(ending=Ending.FAILED, error=f"stage {work.stage} is not installed here", error_type="LookupError")
         inputs, digests = self._open_inputs(work)
-        attempts = _attempt_workspace(work.key)
-        self.store.remove_workspace(attempts)  # left by a killed attempt
-        # The folder bears the lease's token: a process that stood still and lost the lease never writes into a successor's.
-        place = self.store.workspace(f"{attempts}/{lease.holder.token}")
-        started = time.monotonic()
-        try:
+        with self._folder.fresh() as (output, scratch):
+            started = time.monotonic()
             try:
                 with self.ledger.log_file(work.run, work.folder, work.attempt) as log, self.capture(log):
-                    metrics, measurements = _checked(self._call_stage(work, spec, lease, place, inputs))
+                    metrics, measurements = _checked(self._call_stage(work, spec, lease, (output, scratch), inputs))
             except (Cancelled, LeaseLost, StopNow):
                 raise
             except BaseException as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
-                self.leases.confirm(lease)  # whoever took it over has removed the folder under the stage's feet
+                self.leases.confirm(lease)  # whoever took it over may have finished and removed the saved states
                 return _failure(Ending.FAILED, error)
-            record = self._publish(work, spec, lease, place, metrics, measurements, digests, time.monotonic() - started)
-        finally:
-            self.store.remove_workspace(attempts if not lease.lost else f"{attempts}/{lease.holder.token}")
+            record = self._publish(work, spec, lease, output, metrics, measurements, digests, time.monotonic() - started)
         self.store.remove_workspace(_checkpoint_workspace(work.key))
         return _outcome(Ending.DONE, record)
 
@@ -130,10 +128,9 @@ class Worker:
             raise damaged[0]
         return opened, digests
 
-    def _call_stage(self, work: Work, spec: StageSpec, lease: Lease, place: Path, inputs: Mapping[str, Any]) -> StageResult:
-        output, scratch = place / "output", place / "scratch"
-        output.mkdir()
-        scratch.mkdir()
+    def _call_stage(
+        self, work: Work, spec: StageSpec, lease: Lease, folders: tuple[Path, Path], inputs: Mapping[str, Any]
+    ) -> StageResult:
         throttle = Throttle(PROGRESS_INTERVAL_S)
 
         def report(*, step: int, total: int, metrics: Mapping[str, float]) -> None:
@@ -150,9 +147,9 @@ class Worker:
             StageContext(
                 settings=spec.settings(**work.settings),
                 seed=work.seed,
-                output=output,
-                scratch=scratch,
-                checkpoints=Checkpoints(self.store.workspace(_checkpoint_workspace(work.key))),
+                output=folders[0],
+                scratch=folders[1],
+                checkpoints=Checkpoints(self.store.workspace(_checkpoint_workspace(work.key), make=False)),
                 inputs=inputs,
                 num_threads=work.num_threads,
                 device="cuda" if work.use_gpu else "cpu",
@@ -166,13 +163,13 @@ class Worker:
         work: Work,
         spec: StageSpec,
         lease: Lease,
-        place: Path,
+        output: Path,
         metrics: Mapping[str, Any],
         measurements: Mapping[str, Any],
         input_digests: Mapping[str, str],
         seconds: float,
     ) -> Record:
-        files = self.artifacts.take_files(place / "output")
+        files = self.artifacts.take_files(output)
         record = Record(
             key=work.key,
             stage=work.stage,
@@ -191,28 +188,60 @@ class Worker:
             seconds=round(seconds, 4),
             provenance={**work.provenance, "versions": environment_versions(), "host": _host()},
         )
-        self.leases.confirm(lease)  # the files were all there before this: nobody had taken over and removed some
+        self.leases.confirm(lease)
         return self.artifacts.publish(record, supersede=bool(work.forced_since))
 
 
 def tidy(store: Store, leases: Leases, finished: Collection[str]) -> None:
-    """Remove what killed attempts left: half-made outputs, and the checkpoints of the nodes with these finished keys.
-
-    Each is removed under its node's lease, so that nobody is working there.
-    """
-    left = {*store.workspaces("attempts"), *(key for key in store.workspaces("checkpoints") if key in finished)}
-    for key in sorted(left):
-        if isinstance(leases.acquire(key), Lease):
-            store.remove_workspace(_attempt_workspace(key))
-            if key in finished:
-                store.remove_workspace(_checkpoint_workspace(key))
+    """Remove what killed processes left: half-made outputs, and the saved states of the nodes with these finished keys."""
+    for name in list(store.workspaces("attempts")):
+        if is_left_by_dead_process(name):
+            store.remove_workspace(f"attempts/{name}")
+    for key in list(store.workspaces("checkpoints")):
+        if key in finished and isinstance(leases.acquire(key), Lease):  # under the lease: nobody is working there
+            store.remove_workspace(_checkpoint_workspace(key))
             leases.release(key)
     leases.sweep()
     store.sweep()
 
 
-def _attempt_workspace(key: str) -> str:
-    return f"attempts/{key}"
+class _Folder:
+    """Where one worker's attempts write: a folder of this process alone, so that no other can come in between.
+
+    Each attempt finds empty folders under names never used before (what an earlier stage's thread still writes goes astray);
+    they are renamed rather than made again, because removing a folder takes some file systems longer than all the rest.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._name = f"attempts/{process_mark()}-{uuid.uuid4().hex[:8]}"
+        self._number = 0
+        self._empty: list[Path] = []
+
+    @contextmanager
+    def fresh(self) -> Iterator[tuple[Path, Path]]:
+        """Folders for the output and for temporary files of one attempt."""
+        self._number += 1
+        place = self._store.workspace(self._name, make=not self._empty)
+        output, scratch = place / f"output-{self._number}", place / f"scratch-{self._number}"
+        for folder in (output, scratch):
+            try:
+                self._empty.pop().rename(folder)
+            except (IndexError, FileNotFoundError):
+                folder.mkdir(parents=True)
+        try:
+            yield output, scratch
+        finally:
+            for folder in (output, scratch):
+                if folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()):
+                    self._store.remove_workspace(f"{self._name}/{folder.name}")
+                else:
+                    self._empty.append(folder)
+
+    def close(self) -> None:
+        """Remove it all."""
+        self._empty.clear()
+        self._store.remove_workspace(self._name)
 
 
 def _checkpoint_workspace(key: str) -> str:

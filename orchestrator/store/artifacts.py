@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class Artifacts:
         that stands but is no hit (damaged, blobs missing) is always superseded.
         """
         path = _record_path(record.stage, record.key)
-        data = json.dumps({"format": FORMAT, **asdict(record)}, sort_keys=True).encode()
+        data = json.dumps({"format": FORMAT, **vars(record)}, sort_keys=True, default=vars).encode()
         while self.store.create(path, data) is None:
             standing = None if supersede else self.find(record.stage, record.key)
             if standing is not None:

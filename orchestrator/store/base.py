@@ -68,8 +68,8 @@ class Store(Protocol):
     def blob_path(self, digest: str) -> Path:
         """A local, read-only file with the blob's content (not verified); raises FileNotFoundError."""
 
-    def workspace(self, name: str) -> Path:
-        """A local folder for work in progress from which `put_blob` is cheap; made if needed."""
+    def workspace(self, name: str, *, make: bool = True) -> Path:
+        """A local folder for work in progress from which `put_blob` is cheap; made if needed, or left to the caller."""
 
     def workspaces(self, prefix: str) -> Iterator[str]:
         """Names of the workspaces directly below `prefix`, of this machine."""

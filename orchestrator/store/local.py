@@ -11,13 +11,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 
 from orchestrator.errors import StoreError
 from orchestrator.store.base import Entry
 from orchestrator.store.blobs import digest_bytes
-from orchestrator.store.processes import host_identity, process_is_alive, process_started
+from orchestrator.store.processes import is_left_by_dead_process, process_mark
 
 _NUM_LOCKS = 64
 _numbers = itertools.count()  # of the process, not of a store object: two of them may have one folder open
@@ -140,10 +139,11 @@ class LocalStore:
         os.stat(path)
         return Path(path)
 
-    def workspace(self, name: str) -> Path:
+    def workspace(self, name: str, *, make: bool = True) -> Path:
         folder = self.root / "work" / name
-        with self._explained():
-            os.makedirs(folder, exist_ok=True)
+        if make:
+            with self._explained():
+                os.makedirs(folder, exist_ok=True)
         return folder
 
     def workspaces(self, prefix: str) -> Iterator[str]:
@@ -154,10 +154,7 @@ class LocalStore:
 
     def sweep(self) -> None:
         for name in self.list("work/objects"):
-            host, _, rest = name.partition("-")
-            process, _, rest = rest.partition("-")
-            started = rest.partition("-")[0]
-            if host == host_identity() and process.isdigit() and not process_is_alive(int(process), started):
+            if is_left_by_dead_process(name):
                 with suppress(FileNotFoundError):
                     os.unlink(self.root / "work/objects" / name)
 
@@ -165,7 +162,7 @@ class LocalStore:
         return f"{self.root}/blobs/{digest[:2]}/{digest}"
 
     def _write_temporary(self, data: bytes, *, durable: bool) -> str:
-        path = f"{self.root}/work/objects/{_process_mark(os.getpid())}-{next(_numbers)}"
+        path = f"{self.root}/work/objects/{process_mark()}-{next(_numbers)}"
         descriptor = _open_for_writing(path, os.O_EXCL)  # never write into a file that may be linked as an object
         try:
             _write_all(descriptor, data)
@@ -197,12 +194,6 @@ class LocalStore:
                 f"cannot write to the store {self.root}: {error.strerror or error}",
                 next_step="check its permissions and free space, or choose another with --store",
             ) from error
-
-
-@lru_cache(maxsize=1)
-def _process_mark(process_id: int) -> str:
-    """This process, told apart from a later one with the same number; asked by number, since a fork changes it."""
-    return f"{host_identity()}-{process_id}-{process_started(process_id)}"
 
 
 def _open_for_writing(path: str, flags: int) -> int:

@@ -42,6 +42,22 @@ def _process_started_by_psutil(process_id: int) -> str:
         return ""
 
 
+@lru_cache(maxsize=1)
+def _mark(process_id: int) -> str:
+    return f"{host_identity()}-{process_id}-{process_started(process_id)}"
+
+
+def process_mark() -> str:
+    """This process as part of a file name, told apart from a later one with the same number."""
+    return _mark(os.getpid())  # asked by number, since a fork changes it
+
+
+def is_left_by_dead_process(name: str) -> bool:
+    """Whether a name that begins with a process mark and "-" belongs to a process of this machine that is gone."""
+    host, process, started, *_ = [*name.split("-", 3), "", "", ""]
+    return host == host_identity() and process.isdigit() and not process_is_alive(int(process), started)
+
+
 def process_is_alive(process_id: int, started: str = "") -> bool:
     """Whether the process runs (a zombie does not) and, where given, is the one that started then."""
     found = process_started(process_id)
