@@ -13,11 +13,14 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises."""
-    gc.disable()  # imports and a plan make no garbage worth looking for: a tenth of the time to the first line of output
+    gc.disable()  # imports and a plan make no garbage worth looking for; what runs for long turns it on (`shell.stay`)
     from orchestrator.cli.failures import run_guarded
     from orchestrator.cli.shell import Shell
 
     shell = Shell()
-    code = run_guarded(shell, list(sys.argv[1:] if arguments is None else arguments))
-    shell.close()
-    return code
+    try:
+        return run_guarded(shell, list(sys.argv[1:] if arguments is None else arguments))
+    finally:
+        shell.close()
+        gc.enable()
+        gc.freeze()  # the last collection, at exit, then has nothing to walk through

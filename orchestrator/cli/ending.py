@@ -55,12 +55,13 @@ def _overrides(plan: api.Plan) -> list[str]:
 
 def _next_commands(program: str, plan: api.Plan, result: api.RunResult, results: Sequence[Result], *, place: str) -> list[str]:
     last = list(plan.nodes.values())[-1]
+    files = next((node for node in reversed(list(plan.nodes.values())) if node.spec.output == "exported"), last)
     key = (results[0].record.key if results else last.key)[:8]
     commands = [
         (f"{program} status {result.run}", "this run, node by node"),
         (f"{program} logs {result.run}", "what its stages printed"),
         (f"{program} show {key}", "one artifact: settings, metrics, files"),
-        (f"{program} artifacts get {last.key[:8]} ./out", "copy an artifact's files out"),
+        (f"{program} artifacts get {files.key[:8]} ./out", "copy an artifact's files out"),
         (f"{program} plan {plan.checked.loaded.file} --why {last.node}", "why a node would run or not"),
     ]
     width = max(len(command) for command, _ in commands)

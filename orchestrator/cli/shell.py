@@ -5,6 +5,7 @@ A reader that goes away (`orchestrator ls | head`) ends the text and nothing els
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -70,9 +71,9 @@ class Shell:
         here = os.getcwd()  # noqa: PTH109 - pathlib is not needed for one prefix
         return os.path.relpath(root) if root.startswith(f"{here}{os.sep}") else root
 
-    def with_store(self, command: str) -> str:
-        """A command to type next, with the --store that this call was given."""
-        return f"{command} --store {self.store_url}" if self.store_url else command
+    def stay(self) -> None:
+        """This call will last: collect garbage again, which short calls do without."""
+        gc.enable()
 
     @cached_property
     def style(self) -> Style:

@@ -31,6 +31,7 @@ class FollowingWatcher(Watcher):
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Follow until the end of the block, whatever ends it."""
+        self.shell.stay()
         ended = threading.Event()
 
         def beat() -> None:
@@ -53,13 +54,13 @@ class FollowingWatcher(Watcher):
 
     def happened(self, events: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
         with self.lock:
-            self.status = status
-            self.tell(events, status)
+            self.tick(status)
+            self.tell(events)
 
     def tick(self, status: RunStatus) -> None:
         self.status = status
 
-    def tell(self, events: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
+    def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Something happened."""
 
     def beat(self, status: RunStatus) -> None:
@@ -77,7 +78,7 @@ class PlainWatcher(FollowingWatcher):
         self._reader: ProgressReader | None = None
         self._told_s: dict[tuple[str, int], float] = {}
 
-    def tell(self, events: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
+    def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         stamp = now_text()
         lines = [event_line(event, style=Style()) for event in events]
         self.shell.say(*(f"{stamp}  {line}" for line in lines if line))
@@ -112,12 +113,16 @@ class LiveWatcher(FollowingWatcher):
         reader = ProgressReader(self.shell.workspace.ledger, status.id)
         self._block = LiveBlock(self.shell.err, reader, status, is_coloured=self.shell.err_style.is_coloured)
 
-    def tell(self, events: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
+    def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         if self._block is None:
             return
-        self._block.status = status
         lines = [event_line(event, style=self.shell.err_style) for event in events if event["type"] != "node_started"]
         self._block.print([line for line in lines if line])
+
+    def tick(self, status: RunStatus) -> None:
+        super().tick(status)
+        if self._block is not None:
+            self._block.status = status
 
     def close(self) -> None:
         if self._block is not None:
@@ -133,9 +138,10 @@ class JsonWatcher(FollowingWatcher):
         self._reader: ProgressReader | None = None
         self._told: dict[str, tuple[int, int]] = {}
 
-    def tell(self, events: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
+    def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
+        run = self.status.id if self.status is not None else ""
         for event in events:
-            self.shell.json_line({"time": now_text(), "run": status.id, **event})
+            self.shell.json_line({"time": now_text(), "run": run, **event})
 
     def beat(self, status: RunStatus) -> None:
         self._reader = self._reader or ProgressReader(self.shell.workspace.ledger, status.id)

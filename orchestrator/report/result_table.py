@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.report.text import Column, Style, format_bytes, format_count, format_table, format_value
+from orchestrator.report.text import Column, Style, format_bytes, format_table, format_value
 from orchestrator.store.artifacts import Record
 
 RESULT_KINDS = ("evaluation", "table")
 """Kinds of artifacts whose metrics are results."""
 
 MISSING = "-"
+_KEY = "key of the artifact"  # no metric is called so
+_LATENCY = re.compile(r"latency_ms_b([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -24,51 +27,98 @@ class Result:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        return {**self.record.metrics, **self.record.measurements}
+        return {**self.record.metrics, **self.record.measurements, _KEY: self.record.key}
 
 
 @dataclass(frozen=True)
 class _Quantity:
+    """One column: `priority` 0 is never left out for want of width; the largest goes first."""
+
     title: str
-    names: Sequence[str]
-    show: Callable[[Any], str]
-
-
-def _percent(value: float) -> str:
-    return f"{value * 100:.2f}%"
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.3g}x"
-
-
-_QUANTITIES = (
-    _Quantity("TOP-1", ("top1_accuracy",), _percent),
-    _Quantity("NON-ZERO", ("num_nonzero_parameters", "num_nonzero"), format_count),
-    _Quantity("GMACS", ("gmacs",), lambda value: f"{value:.4g}"),
-    _Quantity("FILE", ("file_size_bytes", "exported_size_bytes", "size_bytes"), format_bytes),
-    _Quantity("LATENCY B1", ("latency_ms_b1", "latency_ms"), lambda value: f"{value:.3g} ms"),
-    _Quantity("VS BASE", ("latency_ratio", "size_ratio"), _ratio),
-)
+    show: Callable[[Mapping[str, Any]], str]
+    priority: int = 0
 
 
 def result_lines(results: Sequence[Result], *, style: Style, width: int | None) -> list[str]:
-    """A table with a row for each result; columns that no result fills are left out. Empty without results."""
-    evaluations = [result for result in results if _find(result.values, ("top1_accuracy",)) is not None]
+    """A table with a row for each result. Columns that no result fills, or that do not fit, are left out."""
+    evaluations = [result for result in results if _number(result.values, "top1_accuracy") is not None]
     others = [result for result in results if result not in evaluations]
     lines: list[str] = []
     if evaluations:
-        shown = [quantity for quantity in _QUANTITIES if any(_cell(quantity, result) != MISSING for result in evaluations)]
-        columns = [Column("RESULT"), *(Column(quantity.title, right=True) for quantity in shown), Column("KEY")]
-        rows = [
-            [result.label, *(_cell(quantity, result) for quantity in shown), result.record.key[:8]] for result in evaluations
+        quantities = [q for q in _quantities(evaluations) if any(q.show(result.values) != MISSING for result in evaluations)]
+        lines += _fitting_table(evaluations, quantities, style=style, width=width)
+        lines += _legend(evaluations)
+        lines += [
+            f"note  {result.label}: neither smaller nor faster than its baseline"
+            for result in evaluations
+            if result.values.get("neither_smaller_nor_faster") is True
         ]
-        lines += format_table(columns, rows, style=style, width=width)
     if others:
         columns = [Column("RESULT"), Column("KEY"), Column("METRICS")]
         rows = [[result.label, result.record.key[:8], _all_metrics(result.values)] for result in others]
         lines += format_table(columns, rows, style=style, width=width)
     return lines
+
+
+def _quantities(results: Iterable[Result]) -> list[_Quantity]:
+    batches = sorted({int(match[1]) for result in results for name in result.values if (match := _LATENCY.fullmatch(name))})
+    first = {batch: batch == batches[0] for batch in batches}
+    return [
+        _Quantity("TOP-1 %", _top1),
+        _Quantity("NON-ZERO", _showing("num_nonzero_parameters", "{:,.0f}".format)),
+        _Quantity("GMACS", _showing("gmacs", "{:.3g}".format), priority=4),
+        _Quantity("FILE", _showing("size_bytes", format_bytes)),
+        _Quantity("SIZE", _showing("size_ratio", "{:.2f}x".format), priority=3),
+        *(_Quantity(f"MS B{n}", _showing(f"latency_ms_b{n}", "{:.3g}".format), priority=0 if first[n] else 5) for n in batches),
+        *(
+            _Quantity(f"SPEED B{n}", _showing(f"latency_ratio_b{n}", "{:.2f}x".format), priority=2 if first[n] else 6)
+            for n in batches
+        ),
+        _Quantity("KEY", lambda values: str(values[_KEY])[:8], priority=1),
+    ]
+
+
+def _legend(results: Iterable[Result]) -> list[str]:
+    values = [result.values for result in results]
+    interval = "TOP-1 with its 95% interval" if any("top1_accuracy_low" in each for each in values) else ""
+    relative = "SIZE and SPEED against the baseline" if any("size_ratio" in each for each in values) else ""
+    text = "; ".join(part for part in (interval, relative) if part)
+    return [f"      {text}"] if text else []
+
+
+def _showing(name: str, form: Callable[[float], str]) -> Callable[[Mapping[str, Any]], str]:
+    def show(values: Mapping[str, Any]) -> str:
+        value = _number(values, name)
+        return MISSING if value is None else form(value)
+
+    return show
+
+
+def _fitting_table(results: Sequence[Result], quantities: Sequence[_Quantity], *, style: Style, width: int | None) -> list[str]:
+    shown = list(quantities)
+    while True:
+        rows = [[result.label, *(quantity.show(result.values) for quantity in shown)] for result in results]
+        columns = [Column("RESULT"), *(Column(quantity.title, right=True) for quantity in shown)]
+        widths = [max(len(column.title), *(len(row[index]) for row in rows)) for index, column in enumerate(columns)]
+        least = max(shown, key=lambda quantity: quantity.priority)
+        if width is None or sum(widths) + 2 * len(shown) <= width or least.priority == 0:
+            return format_table(columns, rows, style=style, width=None)
+        shown.remove(least)
+
+
+def _top1(values: Mapping[str, Any]) -> str:
+    """The accuracy in percent, with its interval where one was computed."""
+    accuracy = _number(values, "top1_accuracy")
+    low, high = _number(values, "top1_accuracy_low"), _number(values, "top1_accuracy_high")
+    if accuracy is None:
+        return MISSING
+    interval = f" ({low * 100:.1f}-{high * 100:.1f})" if low is not None and high is not None else ""
+    return f"{accuracy * 100:.2f}{interval}"
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    value = values.get(name)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def result_documents(results: Iterable[Result]) -> list[dict[str, Any]]:
@@ -85,18 +135,5 @@ def result_documents(results: Iterable[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(quantity: _Quantity, result: Result) -> str:
-    value = _find(result.values, quantity.names)
-    return MISSING if value is None else quantity.show(value)
-
-
-def _find(values: Mapping[str, Any], names: Sequence[str]) -> float | None:
-    for name in names:
-        value = values.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return value
-    return None
-
-
 def _all_metrics(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {format_value(value)}" for name, value in values.items())
+    return ", ".join(f"{name} {format_value(value)}" for name, value in values.items() if name != _KEY)

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.report.run_status import NodeStatus, RunStatus
 from orchestrator.report.status_table import counts_text, run_word
-from orchestrator.report.text import Style, format_bytes, format_seconds, format_value, printable
+from orchestrator.report.text import Style, format_bytes, format_seconds, format_value, printable, shorten
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.ledger import Ledger
 from orchestrator.workflow.plan import PlanNode
@@ -15,7 +15,8 @@ from stages.contract import Checkpoints
 
 TAIL_LINES = 20
 MAX_FAILURES_IN_FULL = 3
-HEADLINE_METRICS = ("top1_accuracy", "gmacs", "num_nonzero_parameters", "value")
+_SHORT = {"top1_accuracy": "top1", "num_nonzero_parameters": "non-zero", "value": "value"}
+"""The metrics that a finished node's line shows, and how it calls them."""
 
 Event = Mapping[str, Any]
 
@@ -81,15 +82,21 @@ def artifact_count_line(artifacts: Artifacts, place: str, made: Sequence[PlanNod
 def _done_line(event: Event, label: str, style: Style) -> str:
     is_shared = event["ending"] == "shared"
     metrics = event.get("metrics", {})
-    shown = [f"{_short(name)} {format_value(metrics[name])}" for name in HEADLINE_METRICS if name in metrics][:3]
+    shown = [f"{_SHORT[name]} {_number(metrics[name])}" for name in _SHORT if metrics.get(name) is not None]
     parts = ["made by another node or run" if is_shared else format_seconds(event["seconds"]), *shown]
     if event.get("size_bytes"):
         parts.append(format_bytes(event["size_bytes"]))
     return f"{style.word('SHARED' if is_shared else 'DONE')}  {label}  {', '.join(parts)}"
 
 
-def _short(name: str) -> str:
-    return {"top1_accuracy": "top1", "num_nonzero_parameters": "non-zero"}.get(name, name)
+def _number(value: Any) -> str:
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else shorten(format_value(value), 40)
+    )
 
 
 def _sentence(event: Event) -> str:

@@ -1,0 +1,112 @@
+"""`artifacts ls` and `artifacts get`: what the store holds, and its files outside the store."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.group import CONTEXT, LazyGroup, Verb, command, pass_shell
+from orchestrator.cli.shell import Shell
+from orchestrator.errors import IntegrityError, UsageError
+from orchestrator.store.artifacts import Record
+from orchestrator.store.blobs import verify_file
+
+artifacts = LazyGroup(
+    "artifacts",
+    help="List finished artifacts; copy their files out.",
+    context_settings=CONTEXT,
+    verbs={
+        "ls": Verb("orchestrator.cli.artifacts:list_artifacts", "List finished artifacts, newest first."),
+        "get": Verb("orchestrator.cli.artifacts:get", "Copy an artifact's files out of the store, verified."),
+    },
+    example="orchestrator artifacts get 9f31c2d0 ./out",
+)
+
+
+@command("ls", example="orchestrator artifacts ls --stage export.onnx")
+@click.option("--stage", metavar="NAME", help="Only artifacts of this stage.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=40, show_default=True, help="How many at most.")
+@pass_shell
+def list_artifacts(shell: Shell, stage: str | None, limit: int) -> int:
+    """List finished artifacts, newest first."""
+    from orchestrator.report.text import Column, format_bytes, format_table, format_time
+
+    records = sorted(shell.workspace.artifacts.all_records(stage), key=lambda record: record.finished, reverse=True)
+    if shell.as_json:
+        names = ("key", "stage", "kind", "label", "finished", "run", "seconds", "size_bytes", "metrics", "measurements")
+        shell.document({"artifacts": [{name: getattr(record, name) for name in names} for record in records[:limit]]})
+        return 0
+    if not records:
+        shell.say(f"no artifacts{f' of stage {stage}' if stage else ''} in {shell.place()}. next: orchestrator submit FILE")
+        return 0
+    columns = [
+        Column("KEY"), Column("KIND"), Column("SIZE", right=True), Column("FINISHED (UTC)"), Column("RUN"), Column("STAGE"),
+        Column("NODE"),
+    ]  # fmt: skip
+    rows = [
+        [
+            record.key[:8], record.kind, format_bytes(record.size_bytes), format_time(record.finished), record.run,
+            record.stage, record.label,
+        ]
+        for record in records[:limit]
+    ]  # fmt: skip
+    shell.data(format_table(columns, rows, style=shell.style, width=shell.width))
+    if len(records) > limit:
+        shell.say(f"{len(records) - limit} older ones; next: orchestrator artifacts ls --limit {len(records)}")
+    return 0
+
+
+@command("get", example="orchestrator artifacts get 9f31c2d0 ./out")
+@click.argument("key")
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(file_okay=False, path_type=Path))
+@pass_shell
+def get(shell: Shell, key: str, folder: Path | None) -> int:
+    """Copy an artifact's files to DIR (default: its stage and key), each checked against its digest."""
+    from orchestrator.cli.naming import record_of_key
+    from orchestrator.report.text import format_bytes, plural
+
+    record = record_of_key(shell.workspace, key)
+    target = folder or Path(f"{record.stage}-{record.key[:8]}")
+    standing = [name for name in record.files if (target / name).exists()]
+    if standing:
+        raise UsageError(
+            f"{target / standing[0]} is there already, and nothing is overwritten",
+            next_step=f"orchestrator artifacts get {key} OTHER_DIR",
+        )
+    for name in record.files:
+        _copy_file(shell, record, name, target / name)
+    if shell.as_json:
+        files = {name: str(target / name) for name in record.files}
+        shell.document({"key": record.key, "stage": record.stage, "folder": str(target), "files": files})
+    else:
+        shell.data(str(target / name) for name in record.files)
+        size = format_bytes(record.size_bytes)
+        shell.say(f"{plural(len(record.files), 'file')}, {size}, verified: {record.label} of {record.stage}")
+    return 0
+
+
+def _copy_file(shell: Shell, record: Record, name: str, target: Path) -> None:
+    """Copy, verify the copy, and only then give it its name: a file that has its name is whole."""
+    entry = record.files[name]
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        source = shell.workspace.store.blob_path(entry.digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, partial)
+        verify_file(partial, digest=entry.digest, size_bytes=entry.size_bytes)
+        partial.rename(target)
+    except IntegrityError as error:
+        raise IntegrityError(
+            f"artifact {record.key[:8]}: {name} is damaged in the store; its content does not match digest {entry.digest[:12]}",
+            next_step="submit its workflow again: what is damaged is set aside and made anew",
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot copy {name} to {target}: {error.strerror}", next_step="name a folder with space that you may write to"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,116 @@
+"""`logs`: what the stages of a run printed, of any run there ever was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import click
+
+from orchestrator.cli.group import command, pass_shell
+from orchestrator.cli.shell import Shell
+from orchestrator.report.run_status import NodeStatus, RunStatus
+from orchestrator.report.text import printable
+
+LOOK_EVERY_S = 0.4
+
+
+@command("logs", example="orchestrator logs @last lbc --tail 50")
+@click.argument("run")
+@click.argument("node", required=False)
+@click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the run ends.")
+@click.option("--attempt", metavar="N", type=click.IntRange(min=1), help="This attempt instead of the last.")
+@click.option("--tail", metavar="N", type=click.IntRange(min=0), help="Only the last N lines of each log.")
+@pass_shell
+def logs(shell: Shell, run: str, node: str | None, follows: bool, attempt: int | None, tail: int | None) -> int:
+    """Show what stages printed. NODE: a label, or a name for all its instances."""
+    from orchestrator import api
+    from orchestrator.cli.naming import nodes_of_run
+    from orchestrator.errors import UsageError
+
+    status = api.status(run, workspace=shell.workspace)
+    nodes = nodes_of_run(status, node) if node is not None else list(status.nodes.values())
+    attempts = {entry.label: shell.workspace.ledger.log_attempts(status.id, entry.folder) for entry in nodes}
+    if attempt is not None and not any(attempt in known for known in attempts.values()):
+        known = sorted({number for numbers in attempts.values() for number in numbers})
+        raise UsageError(
+            f"no log of attempt {attempt}; there are logs of {', '.join(map(str, known)) or 'no attempt'}",
+            next_step=f"orchestrator status {status.id}",
+        )
+    if follows:
+        return _follow(shell, status, nodes, attempt=attempt, tail=tail)
+    found = list(_logs(shell, status, nodes, attempt))
+    if shell.as_json:
+        shell.document({
+            "run": status.id,
+            "logs": [
+                {"node": entry.label, "attempt": number, "text": "\n".join(_last(text, tail))} for entry, number, text in found
+            ],
+        })  # fmt: skip
+        return 0
+    for entry, number, text in found:
+        if len(found) > 1:
+            shell.data([f"==> {entry.label}, attempt {number} <=="])
+        shell.data(_last(text, tail))
+    if not any(text for _, _, text in found):
+        shell.say(_nothing(nodes, found))
+    return 0
+
+
+def _logs(
+    shell: Shell, status: RunStatus, nodes: Sequence[NodeStatus], attempt: int | None
+) -> Iterator[tuple[NodeStatus, int, str]]:
+    ledger = shell.workspace.ledger
+    for node in nodes:
+        known = ledger.log_attempts(status.id, node.folder)
+        number = attempt if attempt in known else known[-1] if known and attempt is None else None
+        if number is not None:
+            yield node, number, ledger.read_log(status.id, node.folder, number).decode("utf-8", "replace")
+
+
+def _last(text: str, tail: int | None) -> list[str]:
+    lines = [printable(line.expandtabs(4)) for line in text.splitlines()]
+    return lines if tail is None else lines[len(lines) - tail :] if tail < len(lines) else lines
+
+
+def _nothing(nodes: Sequence[NodeStatus], found: Sequence[object]) -> str:
+    if not found and all(node.state == "hit" for node in nodes):
+        return "nothing ran here: every node was finished before. The run that made one: orchestrator show KEY"
+    return "nothing was printed" if found else "nothing has run yet"
+
+
+def _follow(shell: Shell, status: RunStatus, nodes: Sequence[NodeStatus], *, attempt: int | None, tail: int | None) -> int:
+    """Print what is added to any of the logs until the run ends, naming the node whenever it changes."""
+    from orchestrator.report.run_status import FINAL_STATES, read_run_status
+
+    shell.stay()
+    ledger = shell.workspace.ledger
+    offsets: dict[tuple[str, int], int] = {}
+    shown: tuple[str, int] | None = None
+    is_last_look = False
+    while not shell.reader_is_gone:
+        is_last_look = status.state in FINAL_STATES
+        for node in nodes:
+            for number in ledger.log_attempts(status.id, node.folder):
+                place = (node.label, number)
+                if attempt not in (None, number):
+                    continue
+                data = ledger.read_log(status.id, node.folder, number, offset=offsets.get(place, 0))
+                whole = data if is_last_look else data[: data.rfind(b"\n") + 1]
+                text = whole.decode("utf-8", "replace")
+                lines = _last(text, tail if place not in offsets else None)
+                offsets[place] = offsets.get(place, 0) + len(whole)
+                if not lines:
+                    continue
+                if shell.as_json:
+                    shell.json_line({"run": status.id, "node": node.label, "attempt": number, "text": "\n".join(lines)})
+                    continue
+                if len(nodes) > 1 and shown != place:
+                    shell.data([f"==> {node.label}, attempt {number} <=="])
+                shown = place
+                shell.data(lines)
+        if is_last_look:
+            break
+        time.sleep(LOOK_EVERY_S)
+        status = read_run_status(shell.workspace.store, status.id)
+    return 0

@@ -1,0 +1,34 @@
+"""`show`: one run or one artifact in full."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli.group import command, pass_shell
+from orchestrator.cli.shell import Shell
+
+
+@command("show", example="orchestrator show 9f31c2d0")
+@click.argument("name", metavar="RUN|KEY")
+@pass_shell
+def show(shell: Shell, name: str) -> int:
+    """Show a run or an artifact, named by its id or key or the beginning of it."""
+    from orchestrator import api
+    from orchestrator.cli.naming import is_run, record_of_key
+    from orchestrator.report.record_text import record_document, record_lines, run_lines
+    from orchestrator.report.status_table import status_document, status_lines
+
+    if is_run(shell.workspace, name):
+        status = api.status(name, workspace=shell.workspace)
+        if shell.as_json:
+            shell.document(status_document(status, {}))
+        else:
+            shell.data(run_lines(status, style=shell.style))
+            shell.data(status_lines(status, progress={}, style=shell.style, width=shell.width, show_trace=shell.verbose))
+        return 0
+    record = record_of_key(shell.workspace, name)
+    if shell.as_json:
+        shell.document(record_document(record))
+    else:
+        shell.data(record_lines(record, style=shell.style))
+    return 0

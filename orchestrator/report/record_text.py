@@ -1,0 +1,80 @@
+"""One artifact's record, or what a run was asked, in full for reading: settings, inputs, metrics, files, provenance."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.report.run_status import RunStatus
+from orchestrator.report.text import Style, format_bytes, format_seconds, format_time, format_value
+from orchestrator.store.artifacts import Record
+
+_INDENT = "   "
+
+
+def record_lines(record: Record, *, style: Style) -> list[str]:
+    """What `show KEY` prints."""
+    took = format_seconds(record.seconds)
+    lines = [
+        f"artifact {style.paint(record.key, 'bold')}",
+        f"{_INDENT}{record.kind}, made by stage {record.stage} as node {record.label}",
+        f"{_INDENT}finished {format_time(record.finished)} UTC in {took}, run {record.run}, attempt {record.attempt}",
+    ]
+    identity = record.identity
+    known = {"settings", "inputs"}
+    lines += _section("settings", identity.get("settings", {}), empty="all defaults", style=style)
+    lines += _section("inputs", identity.get("inputs", {}), style=style)
+    lines += _section("identity", {name: value for name, value in identity.items() if name not in known}, style=style)
+    lines += _section("metrics", record.metrics, style=style)
+    lines += _section("measurements", record.measurements, style=style)
+    sizes = {name: f"{format_bytes(file.size_bytes)}  {file.digest[:12]}" for name, file in record.files.items()}
+    lines += _section(f"files ({format_bytes(record.size_bytes)})", sizes, style=style)
+    lines += _section("made with", _flat(record.provenance), style=style)
+    lines.append(f"next: orchestrator artifacts get {record.key[:8]} ./out")
+    return lines
+
+
+def record_document(record: Record) -> dict[str, Any]:
+    """The same as data: the record itself."""
+    return {"artifact": {**asdict(record), "size_bytes": record.size_bytes}}
+
+
+def run_lines(status: RunStatus, *, style: Style) -> list[str]:
+    """What a run was asked to do, above the table of its nodes."""
+    request = status.request
+    asked = {
+        "file": status.file,
+        "command": shlex.join(str(word) for word in request.get("command", ())),
+        "overrides": ", ".join(request.get("overrides", ())),
+        "executor": request.get("executor", ""),
+        "tags": ", ".join(f"{name}={value}" for name, value in (request.get("tags") or {}).items()),
+    }
+    return _section("asked", {name: value for name, value in asked.items() if value}, style=style)
+
+
+def _section(title: str, values: Mapping[str, Any], *, style: Style, empty: str = "") -> list[str]:
+    if not values and not empty:
+        return []
+    width = max((len(name) for name in values), default=0)
+    rows = [f"{_INDENT}{name:<{width}}  {_value(value)}" for name, value in values.items()]
+    return [style.paint(title, "bold"), *(rows or [f"{_INDENT}{empty}"])]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions as one line, a command as it was typed."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat[name] = ", ".join(f"{part} {version}" for part, version in value.items())
+        elif isinstance(value, (list, tuple)):
+            flat[name] = shlex.join(str(word) for word in value)
+        elif value not in ("", None):
+            flat[name] = value
+    return flat
+
+
+def _value(value: Any) -> str:
+    """Keys in full: they are there to be copied."""
+    return format_value(value)
