@@ -225,6 +225,7 @@ def _request(plan: Plan, executor: Any, tags: Mapping[str, str]) -> dict[str, An
     return {
         "workflow": plan.name,
         "file": loaded.file,
+        "text": loaded.text,
         "overrides": list(loaded.overrides),
         "command": sys.argv[0:1] + sys.argv[1:],
         "executor": executor if isinstance(executor, str) else "own",

@@ -23,12 +23,14 @@ class LoadedWorkflow:
     """A workflow and where its values stand.
 
     `problems` are those that left enough to look at the rest: `workflow` then lacks what could not be understood, and
-    `check_workflow` raises them together with its own. Nodes named in `unread` are in the file but not in `workflow`.
+    `check_workflow` raises them together with its own. Nodes named in `unread` are in the file but not in `workflow`. `text` is
+    the file as it was read, kept for the ledger.
     """
 
     workflow: Workflow
     file: str
     lines: Places
+    text: str = ""
     overrides: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     reported: frozenset[KeyPath] = frozenset()
@@ -42,7 +44,8 @@ def load_workflow(path: Path, *, overrides: Sequence[str] = ()) -> LoadedWorkflo
 
 def load_text(text: str | bytes, *, file: str, overrides: Sequence[str] = ()) -> LoadedWorkflow:
     """Read a workflow from text; `file` is its name in messages. Raises WorkflowError where nothing can be made of it."""
-    reader = YamlReader(checked_bytes(text, file=file), file=file)
+    source = checked_bytes(text, file=file)
+    reader = YamlReader(source, file=file)
     data = reader.read()
     findings = reader.findings
     if not isinstance(data, dict):
@@ -60,6 +63,7 @@ def load_text(text: str | bytes, *, file: str, overrides: Sequence[str] = ()) ->
         workflow=workflow,
         file=file,
         lines=findings.places,
+        text=source.decode(),
         overrides=tuple(overrides),
         problems=tuple(findings.sorted()),
         reported=frozenset(findings.reported),

@@ -33,6 +33,7 @@ STAGES: tuple[StageSpec, ...] = (
         inputs={"model": Port(kind="model")},
         metrics=MODEL_METRICS,
         source="OneCycle: Smith and Topin 2017, arXiv 1708.07120; AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101",
+        example={"data": "digits", "epochs": 1},
     ),
     StageSpec(
         name="finetune.distill",
@@ -44,5 +45,6 @@ STAGES: tuple[StageSpec, ...] = (
         inputs={"model": Port(kind="model"), "teacher": Port(kind="model")},
         metrics=(*MODEL_METRICS, "teacher_top1_accuracy"),
         source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531",
+        example={"data": "digits", "epochs": 1},
     ),
 )

@@ -30,5 +30,6 @@ STAGES: tuple[StageSpec, ...] = (
         output="model",
         metrics=MODEL_METRICS,
         source="OneCycle: Smith and Topin 2017, arXiv 1708.07120; AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101",
+        example={"model": "cnn_micro", "data": "digits", "epochs": 1},
     ),
 )

@@ -53,6 +53,7 @@ STAGES: tuple[StageSpec, ...] = (
         inputs=_INPUTS,
         metrics=("value", "num_inputs"),
         source="none: carries no method",
+        example={"value": "hello"},
     ),
     StageSpec(
         name="probe.bytes",
@@ -64,6 +65,7 @@ STAGES: tuple[StageSpec, ...] = (
         inputs={"input": Port(kind="probe", optional=True)},
         metrics=("size_bytes", "digest"),
         source="none: carries no method",
+        example={"size": 65536},
     ),
     StageSpec(
         name="probe.sleep",
@@ -75,6 +77,7 @@ STAGES: tuple[StageSpec, ...] = (
         inputs=_INPUTS,
         metrics=("value", "num_inputs"),
         source="none: carries no method",
+        example={"seconds": 0.5},
     ),
     StageSpec(
         name="probe.fail",
@@ -86,5 +89,6 @@ STAGES: tuple[StageSpec, ...] = (
         inputs=_INPUTS,
         metrics=("value", "num_inputs", "num_failures"),
         source="none: carries no method",
+        example={"mode": "error"},
     ),
 )

@@ -101,6 +101,7 @@ STAGES: tuple[StageSpec, ...] = (
         output="model",
         metrics=METRICS,
         source="Zhang et al. 2022, Learning Best Combination for Efficient N:M Sparsity, arXiv 2206.06662",
+        example={"data": "digits", "n_m": "2:4", "epochs": 2},
     ),
     StageSpec(
         name="sparsify.magnitude",
@@ -112,5 +113,6 @@ STAGES: tuple[StageSpec, ...] = (
         output="model",
         metrics=METRICS,
         source="Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv 2104.08378 (one-shot step)",
+        example={"data": "digits", "n_m": "2:4"},
     ),
 )
