@@ -1,0 +1,282 @@
+"""What every store promises, whatever is behind it. Another back end joins by one more entry in `STORES`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import StoreError, UsageError
+from orchestrator.store import local
+from orchestrator.store.base import Store, open_store
+from orchestrator.store.blobs import digest_bytes
+from orchestrator.store.local import LocalStore
+
+STORES: dict[str, Callable[[Path], Store]] = {"local": lambda folder: LocalStore(folder / "store")}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return STORES[request.param](tmp_path)
+
+
+def put(store: Store, content: bytes, name: str = "file") -> str:
+    source = store.workspace("w") / name
+    source.write_bytes(content)
+    store.put_blob(source, digest_bytes(content))
+    return digest_bytes(content)
+
+
+def test_an_object_is_read_as_it_was_created(store: Store) -> None:
+    """Otherwise nothing that is stored can be trusted."""
+    version = store.create("a/b/c", b"text")
+    entry = store.read("a/b/c")
+    assert entry is not None
+    assert (entry.data, entry.version) == (b"text", version)
+    assert store.read("a/b/other") is None
+    assert store.read("a/b/c/below-a-file") is None
+
+
+def test_the_first_writer_wins(store: Store) -> None:
+    """Two runs that finish the same node must not overwrite each other's record."""
+    assert store.create("key", b"first") is not None
+    assert store.create("key", b"second") is None
+    entry = store.read("key")
+    assert entry is not None
+    assert entry.data == b"first"
+
+
+def test_exactly_one_of_many_processes_creates_an_object(store: Store, race) -> None:
+    """A lease or a record with two owners would publish two artifacts under one key."""
+    for turn in range(5):
+        created = race(
+            8, lambda number, turn=turn: (number, store.create(f"deep/{turn}/key", str(number).encode()) is not None)
+        )
+        winners = [number for number, won in created if won]
+        entry = store.read(f"deep/{turn}/key")
+        assert len(winners) == 1
+        assert entry is not None
+        assert entry.data == str(winners[0]).encode()
+
+
+def test_two_store_objects_of_one_process_do_not_mix_their_temporary_files(store: Store) -> None:
+    """A program that opens a store twice would otherwise commit the bytes of one object under the name of another."""
+    other = open_store(store.url)
+    for number in range(20):
+        assert (store if number % 2 else other).create(f"o/{number}", f"{number}".encode() * 500) is not None
+    for number in range(20):
+        entry = store.read(f"o/{number}")
+        assert entry is not None
+        assert entry.data == f"{number}".encode() * 500
+
+
+def test_replace_names_the_version_it_replaces(store: Store) -> None:
+    """A lease could otherwise be taken by two observers at once."""
+    first = store.create("key", b"1")
+    assert first is not None
+    second = store.replace("key", b"2", version=first)
+    assert second is not None
+    assert store.replace("key", b"3", version=first) is None
+    assert store.replace("absent", b"3", version=first) is None
+    entry = store.read("key")
+    assert entry is not None
+    assert (entry.data, entry.version) == (b"2", second)
+
+
+def test_exactly_one_of_many_processes_replaces_a_version(store: Store, race) -> None:
+    """The takeover of a dead run's lease must have one winner."""
+    for turn in range(5):
+        version = store.create(f"key{turn}", b"old")
+        assert version is not None
+        replaced = race(
+            8, lambda number, turn=turn, version=version: store.replace(f"key{turn}", b"new%d" % number, version=version)
+        )
+        assert sum(result is not None for result in replaced) == 1
+
+
+def test_delete_with_a_version_spares_a_newer_object(store: Store) -> None:
+    """A process that lost its lease would otherwise remove the lease of its successor."""
+    first = store.create("key", b"1")
+    assert first is not None
+    second = store.replace("key", b"2", version=first)
+    assert not store.delete("key", version=first)
+    assert store.read("key") is not None
+    assert store.delete("key", version=second)
+    assert store.read("key") is None
+    assert not store.delete("key")
+
+
+def test_a_log_grows_and_is_read_from_an_offset(store: Store) -> None:
+    """`logs --follow` and `status` read only what is new."""
+    assert store.read_log("runs/r/log") == b""
+    store.append("runs/r/log", b"one\n")
+    store.append("runs/r/log", b"two\n")
+    assert store.read_log("runs/r/log") == b"one\ntwo\n"
+    assert store.read_log("runs/r/log", offset=4) == b"two\n"
+    assert store.read_log("runs/r/log", offset=400) == b""
+
+
+def test_a_log_file_is_written_as_a_file_and_read_as_a_log(store: Store) -> None:
+    """What a stage prints would be lost."""
+    with store.log_file("runs/r/nodes/n/attempt-1.log") as path:
+        path.write_bytes(b"printed")
+    assert store.read_log("runs/r/nodes/n/attempt-1.log") == b"printed"
+
+
+def test_names_below_a_folder_are_listed_once(store: Store) -> None:
+    """`ls` and the look-up of an artifact by the beginning of its key rest on this."""
+    for name in ("a/x", "a/y", "a/z/deep", "b/x"):
+        store.create(name, b"")
+    assert sorted(store.list("a")) == ["x", "y", "z"]
+    assert list(store.list("nowhere")) == []
+    assert list(store.list("a/x")) == []
+
+
+def test_a_blob_is_read_by_its_digest(store: Store) -> None:
+    """The files of an artifact."""
+    digest = put(store, b"content")
+    assert store.blob_path(digest).read_bytes() == b"content"
+    assert store.has_blob(digest, 7)
+    assert not store.has_blob(digest, 8)
+    assert not store.has_blob(digest_bytes(b"other"), 7)
+    with pytest.raises(FileNotFoundError):
+        store.blob_path(digest_bytes(b"other"))
+
+
+def test_putting_a_blob_takes_the_file_away_even_if_the_blob_is_there(store: Store) -> None:
+    """A checkpoint that equals an earlier one would otherwise stay behind and fill the disk."""
+    for _ in range(2):
+        put(store, b"content", "file")
+        assert not (store.workspace("w") / "file").exists()
+
+
+def test_a_damaged_blob_can_be_removed_and_put_again(store: Store) -> None:
+    """Repair: a damaged artifact is made again under the same digest."""
+    digest = put(store, b"content")
+    path = store.blob_path(digest)
+    path.chmod(0o644)
+    path.write_bytes(b"cont")
+    assert not store.has_blob(digest, 7)
+    store.remove_blob(digest)
+    store.remove_blob(digest)
+    put(store, b"content")
+    assert store.blob_path(digest).read_bytes() == b"content"
+
+
+def test_a_blob_shares_no_bytes_with_another_name_of_its_file(store: Store, tmp_path: Path) -> None:
+    """A stage that links a file of a data set into its output must not let a change of the data set damage the artifact."""
+    original = store.workspace("elsewhere") / "original"
+    original.write_bytes(b"content")
+    source = store.workspace("w") / "file"
+    os.link(original, source)
+    store.put_blob(source, digest_bytes(b"content"))
+    original.write_bytes(b"changed")
+    assert store.blob_path(digest_bytes(b"content")).read_bytes() == b"content"
+
+
+def test_a_workspace_is_made_and_removed_with_all_in_it(store: Store) -> None:
+    """Half-made outputs would pile up."""
+    folder = store.workspace("some/place")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "file").write_bytes(b"x")
+    assert store.workspace("some/place") == folder
+    assert list(store.workspaces("some")) == ["place"]
+    store.remove_workspace("some/place")
+    store.remove_workspace("some/place")
+    assert not folder.exists()
+    assert not store.workspace("some/place", make=False).exists()
+
+
+def test_a_local_store_is_moved_by_renaming_its_folder(tmp_path: Path) -> None:
+    """A store that spelled absolute paths would lose its artifacts when the disk is mounted elsewhere."""
+    digest = put(LocalStore(tmp_path / "one"), b"content")
+    LocalStore(tmp_path / "one").create("key", b"x")
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = LocalStore(tmp_path / "two")
+    assert moved.read("key") is not None
+    assert moved.blob_path(digest).read_bytes() == b"content"
+
+
+def test_reading_an_absent_store_makes_no_folder(tmp_path: Path) -> None:
+    """`plan` and `ls` in a wrong folder would leave litter."""
+    store = LocalStore(tmp_path / "absent")
+    assert store.read("a") is None
+    assert list(store.list("runs")) == []
+    store.sweep()
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an almost full disk the system may write half of what it was given and say so only by a number."""
+
+    class ShortWrites:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def write(self, descriptor, data):
+            return os.write(descriptor, data[:3])
+
+    monkeypatch.setattr(local, "os", ShortWrites())
+    store = LocalStore(tmp_path)
+    store.create("key", b"0123456789")
+    store.append("log", b"0123456789")
+    entry = store.read("key")
+    assert entry is not None
+    assert entry.data == b"0123456789"
+    assert store.read_log("log") == b"0123456789"
+
+
+@pytest.mark.parametrize("effect", ["write", "fsync", "link", "open"])
+def test_a_full_disk_is_a_store_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effect: str) -> None:
+    """The user reads what is wrong and with which store, and no half object appears."""
+
+    class FullDisk:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+    def refuse(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    store = LocalStore(tmp_path)
+    store.create("before", b"x")
+    full = FullDisk()
+    setattr(full, effect, refuse)
+    monkeypatch.setattr(local, "os", full)
+    with pytest.raises(StoreError, match="No space left"):
+        store.create("key", b"data")
+    if effect in ("write", "open"):
+        with pytest.raises(StoreError, match="No space left"):
+            store.append("log", b"line")
+    monkeypatch.undo()
+    assert store.read("key") is None
+    assert not list((tmp_path / "work/objects").iterdir())
+
+
+def test_sweep_removes_what_dead_processes_left_and_spares_the_living(tmp_path: Path, race) -> None:
+    """Temporary files of killed runs would pile up; those of a living run are about to be linked."""
+    store = LocalStore(tmp_path)
+    (dead,) = race(1, lambda _: store._write_temporary(b"half", durable=False))
+    alive = store._write_temporary(b"whole", durable=False)
+    store.sweep()
+    assert not Path(dead).exists()
+    assert Path(alive).exists()
+
+
+def test_a_temporary_file_left_by_a_kill_is_never_written_again(tmp_path: Path) -> None:
+    """It may be linked as a record already; a later process with the same number would truncate that record."""
+    store = LocalStore(tmp_path)
+    left = store._write_temporary(b"committed", durable=False)
+    (tmp_path / "record").hardlink_to(left)  # killed between link and unlink
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_numbers", iter([int(left.rpartition("-")[2])]))
+        with pytest.raises(StoreError):
+            store.create("key", b"other")
+    assert (tmp_path / "record").read_bytes() == b"committed"
+
+
+def test_an_address_of_a_store_that_is_not_supported_says_so() -> None:
+    """A typing error must not become a folder called `s3:`."""
+    with pytest.raises(UsageError, match="s3://bucket"):
+        open_store("s3://bucket/prefix")
