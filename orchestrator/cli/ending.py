@@ -29,6 +29,8 @@ def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, results: Se
     failed = [node for node in status.nodes.values() if node.state == "failed"]
     program = "orchestrator" if not shell.store_url else f"orchestrator --store {shlex.quote(shell.store_url)}"
     for node in failed[:MAX_FAILURES_IN_FULL]:
+        if shell.verbose and node.trace:
+            shell.insist(*node.trace.rstrip().splitlines())
         shell.insist(
             *failure_lines(
                 node, run=status, ledger=shell.workspace.ledger, planned=plan.nodes.get(node.label), style=shell.err_style,
@@ -42,9 +44,9 @@ def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, results: Se
         shell.data(result_lines(results, style=shell.style, width=shell.width))
     again = shlex.join([*program.split(), "submit", status.file, *_overrides(plan)])
     if result.state is api.State.CANCELLED:
-        shell.insist(f"   stopped before its end; all that was finished is kept. next: {again}")
+        shell.insist("   stopped early; what was finished or saved is kept, and the same command goes on", f"   next: {again}")
     elif failed:
-        shell.insist(f"   what was finished is kept; after the cause is mended, go on with: {again}")
+        shell.insist("   what was finished is kept; when the cause is mended, the same command goes on", f"   next: {again}")
     else:
         shell.say(*_next_commands(program, plan, result, results, place=shell.place()))
 

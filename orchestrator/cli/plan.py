@@ -14,12 +14,15 @@ EXIT_WORK = 8
 
 FILE = click.Path(dir_okay=False)
 Function = Callable[..., Any]
+OVERRIDES = click.option(
+    "--set", "overrides", metavar="NODE.PARAM=VALUE", multiple=True, help="Change a parameter; repeatable."
+)
 
 
 def selecting(function: Function) -> Function:
     """The options that choose what a workflow file means and which of its nodes count; shared by `plan` and `submit`."""
     options = (
-        click.option("--set", "overrides", metavar="NODE.PARAM=VALUE", multiple=True, help="Change a parameter; repeatable."),
+        OVERRIDES,
         click.option(
             "--rerun", metavar="NODE", multiple=True, help='Make NODE and all below it again; "drifted": hits of other code.'
         ),
@@ -71,8 +74,9 @@ def plan(
 
 @command("validate", example="orchestrator validate workflows/*.yaml")
 @click.argument("files", type=FILE, nargs=-1, required=True)
+@OVERRIDES
 @pass_shell
-def validate(shell: Shell, files: tuple[str, ...]) -> int:
+def validate(shell: Shell, files: tuple[str, ...], overrides: tuple[str, ...]) -> int:
     """Check workflow files; show every problem at once. Opens no store."""
     from orchestrator import api
     from orchestrator.cli.failures import EXIT_USAGE, problem_documents, report_workflow_error
@@ -82,7 +86,7 @@ def validate(shell: Shell, files: tuple[str, ...]) -> int:
     documents: list[dict[str, Any]] = []
     for file in files:
         try:
-            checked = api.load(file)
+            checked = api.load(file, overrides=overrides)
         except WorkflowError as error:
             report_workflow_error(shell, error)
             documents.append({"file": file, "valid": False, "problems": problem_documents(error)})

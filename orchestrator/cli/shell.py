@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
@@ -70,6 +71,18 @@ class Shell:
         root = self.workspace.store.url.removeprefix("file://")
         here = os.getcwd()  # noqa: PTH109 - pathlib is not needed for one prefix
         return os.path.relpath(root) if root.startswith(f"{here}{os.sep}") else root
+
+    @contextmanager
+    def libraries_silenced(self) -> Iterator[None]:
+        """Keep what libraries print in this process off both streams: Ray tells of lost workers on stdout, in its own words.
+
+        With --verbose it goes to stderr.
+        """
+        with ExitStack() as stack:
+            sink = self.err if self.verbose else stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+            stack.enter_context(redirect_stdout(sink))
+            stack.enter_context(redirect_stderr(sink))
+            yield
 
     def stay(self) -> None:
         """This call will last: collect garbage again, which short calls do without."""

@@ -21,7 +21,7 @@ def show(shell: Shell, name: str) -> int:
     if is_run(shell.workspace, name):
         status = api.status(name, workspace=shell.workspace)
         if shell.as_json:
-            shell.document(status_document(status, {}))
+            shell.document(status_document(status, {}, with_text=True))
         else:
             shell.data(run_lines(status, style=shell.style))
             shell.data(status_lines(status, progress={}, style=shell.style, width=shell.width, show_trace=shell.verbose))

@@ -27,7 +27,7 @@ stages = LazyGroup(
 @click.argument("kind", required=False)
 @pass_shell
 def list_stages(shell: Shell, kind: str | None) -> int:
-    """List all stages, or those of one KIND. TAKES: * marks several, ? optional."""
+    """List all stages, or those of one KIND."""
     from orchestrator.report.stage_text import stages_lines
 
     specs = [spec for name, spec in catalog.all_stages().items() if kind is None or name.partition(".")[0] == kind]
@@ -64,7 +64,7 @@ def show_stage(shell: Shell, name: str) -> int:
     if shell.as_json:
         shell.document(stage_document(spec))
     else:
-        shell.data(stage_lines(spec, style=shell.style, width=min(shell.width or 100, 100)))
+        shell.data(stage_lines(spec, style=shell.style, width=min(shell.width or 80, 100)))
     return 0
 
 

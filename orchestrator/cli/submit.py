@@ -57,7 +57,7 @@ def submit(
     from orchestrator.cli.watching import make_watcher
 
     watcher = make_watcher(shell)
-    with watcher.watching():
+    with watcher.watching(), shell.libraries_silenced():
         result = api.submit(
             plan,
             workspace=shell.workspace,

@@ -66,9 +66,9 @@ class LiveBlock:
         return text
 
     def _nodes(self, running: Sequence[NodeStatus], progress: dict[str, Progress]) -> Table:
-        table = Table.grid(padding=(0, 1), expand=False)
+        table = Table.grid(padding=(0, 2, 0, 0), expand=False)
         table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, self._console.width - 62))
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, self._console.width - 68))
         for _ in range(4):
             table.add_column(no_wrap=True, overflow="ellipsis")
         for node in running:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,8 @@ from stages.contract import Checkpoints
 
 TAIL_LINES = 20
 MAX_FAILURES_IN_FULL = 3
+_PLACE = re.compile(r'File "([^"]+)", line ([0-9]+)')
+
 _SHORT = {"top1_accuracy": "top1", "num_nonzero_parameters": "non-zero", "value": "value"}
 """The metrics that a finished node's line shows, and how it calls them."""
 
@@ -44,7 +48,7 @@ def event_line(event: Event, *, style: Style) -> str:
         case "node_cancelled":
             return f"{style.word('CANCEL')}  {label}  stopped; what it had saved is kept"
         case "run_stopping":
-            return "stopping: running stages were asked to save and stop. Ctrl-C again does not wait for them"
+            return "stopping: running stages were asked to save and stop (Ctrl-C again: at once)"
     return ""
 
 
@@ -58,9 +62,11 @@ def failure_lines(
     node: NodeStatus, *, run: RunStatus, ledger: Ledger, planned: PlanNode | None, style: Style, command: str
 ) -> list[str]:
     """A failed node: its error, the end of its log, what is kept, and how to go on."""
-    head = f"{style.word('FAIL')}  {node.label}, attempt {node.attempt}{_of_attempts(node, planned)}: {_error(node)}"
     log = ledger.read_log(run.id, node.folder, node.attempt).decode("utf-8", "replace").splitlines()
-    lines = [head]
+    lines = [f"{style.word('FAIL')}  {node.label}, attempt {node.attempt}{_of_attempts(node, planned)}", f"   {_error(node)}"]
+    places = _PLACE.findall(node.trace)
+    if places:
+        lines.append(f"   at {places[-1][0]}:{places[-1][1]}")
     if log:
         lines.append(f"   last {min(len(log), TAIL_LINES)} of {len(log)} log lines:")
         lines += [f"   | {printable(line.expandtabs(4))}" for line in log[-TAIL_LINES:]]
@@ -90,23 +96,20 @@ def _done_line(event: Event, label: str, style: Style) -> str:
 
 
 def _number(value: Any) -> str:
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else shorten(format_value(value), 40)
-    )
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else shorten(format_value(value), 40)
 
 
 def _sentence(event: Event) -> str:
-    kind = event.get("error_type", "")
+    """The error with its class, where the stage raised it; what the engine found speaks for itself."""
+    kind = event["error_type"] if event["ending"] == "failed" else ""
     text = _first_line(event["error"])
     return text if not kind or kind in text else f"{kind}: {text}"
 
 
 def _error(node: NodeStatus) -> str:
-    return _sentence({"error": node.error, "error_type": node.error_type})
+    return _sentence({"error": node.error, "error_type": node.error_type, "ending": node.ending})
 
 
 def _first_line(text: str) -> str:
@@ -131,6 +134,4 @@ def _kept_step(ledger: Ledger, node: NodeStatus) -> int | None:
 
 def _quoted(label: str) -> str:
     """A label as a word of the shell: brackets are patterns there."""
-    import shlex
-
     return shlex.quote(label)

@@ -26,7 +26,6 @@ class Parameter:
     default: Any
     description: str
     reaches_key: bool
-    example: Any = None
 
     @property
     def default_text(self) -> str:
@@ -51,7 +50,6 @@ def stage_parameters(spec: StageSpec) -> list[Parameter]:
                 default=None if field.is_required() else _plain(field.get_default(call_default_factory=True)),
                 description=" ".join((field.description or content.get("description", "")).split()),
                 reaches_key=not (isinstance(extra, dict) and extra.get("operational")),
-                example=next(iter(field.examples or ()), None),
             )
         )
     return parameters
@@ -59,18 +57,9 @@ def stage_parameters(spec: StageSpec) -> list[Parameter]:
 
 def stages_lines(specs: Iterable[StageSpec], *, style: Style, width: int | None) -> list[str]:
     """What `stages ls` prints."""
-    columns = [Column("STAGE"), Column("TAKES"), Column("MAKES"), Column("SUMMARY")]
-    rows = [
-        [
-            spec.name,
-            ", ".join(f"{name}{'*' if port.many else '?' if port.optional else ''}" for name, port in spec.inputs.items())
-            or "-",
-            spec.output,
-            f"{spec.summary}{' (experimental)' if spec.experimental else ''}",
-        ]
-        for spec in specs
-    ]
-    return format_table(columns, rows, style=style, width=width)
+    columns = [Column("STAGE"), Column("SUMMARY")]
+    rows = [[spec.name, f"{spec.summary}{' (experimental)' if spec.experimental else ''}"] for spec in specs]
+    return format_table(columns, rows, style=style, width=width, last_lines=3)
 
 
 def stage_lines(spec: StageSpec, *, style: Style, width: int) -> list[str]:
@@ -102,7 +91,7 @@ def stage_lines(spec: StageSpec, *, style: Style, width: int) -> list[str]:
         lines.append(f"{_INDENT}{name}  {facts_lines[0]}")
         lines += [f"{padding}{line}" for line in facts_lines[1:]]
         note = "" if parameter.reaches_key else " (changes no key)"
-        lines += _wrapped(f"{parameter.description}{note}", padding, width)
+        lines += _wrapped(f"{parameter.description}{note}", _INDENT * 2, width)
     if not spec.settings.model_fields:
         lines.append(f"{_INDENT}none")
     return [*lines, style.paint("example", "bold"), *(f"{_INDENT}{line}" for line in example_yaml(spec))]
@@ -127,20 +116,17 @@ def stage_document(spec: StageSpec) -> dict[str, Any]:
 
 
 def example_yaml(spec: StageSpec) -> list[str]:
-    """A node of a workflow file that uses the stage: what is required, and two parameters to show their form."""
+    """A node of a workflow file that uses the stage, with the small settings that its author gives as an example."""
     node = spec.name.partition(".")[0]
     lines = [f"{node}:", f"  stage: {spec.name}"]
     ports = {name: port for name, port in spec.inputs.items() if not port.optional} or dict(list(spec.inputs.items())[:1])
     if ports:
         written = ", ".join(f"{name}: {'[NODE, NODE]' if port.many else 'NODE'}" for name, port in ports.items())
         lines.append(f"  inputs: {{{written}}}")
-    parameters = stage_parameters(spec)
-    required = [parameter for parameter in parameters if parameter.is_required]
-    others = [parameter for parameter in parameters if not parameter.is_required and parameter.default is not None]
-    shown = [*required, *others[: max(0, 2 - len(required))]]
-    if shown:
+    params = dict(spec.example) or {p.name: p.name.upper() for p in stage_parameters(spec) if p.is_required}
+    if params:
         lines.append("  params:")
-        lines += [f"    {parameter.name}: {_yaml_value(parameter)}" for parameter in shown]
+        lines += [f"    {name}: {_yaml_value(value)}" for name, value in params.items()]
     return lines
 
 
@@ -187,12 +173,9 @@ def _plain(value: Any) -> Any:
     return dump(mode="json") if dump is not None else value
 
 
-def _yaml_value(parameter: Parameter) -> str:
-    value = parameter.default if parameter.example is None else parameter.example
-    if parameter.is_required and value is None:
-        choices = parameter.legal.split(", ") if parameter.type == "one of" else parameter.type.split(" or ")
-        return choices[0] if len(choices) > 1 else parameter.name.upper()
-    if isinstance(value, str) and (not value or ":" in value):
+def _yaml_value(value: Any) -> str:
+    """Quoted where YAML readers of another version could take it for something else, such as 2:4."""
+    if isinstance(value, str) and (not value or any(letter in value for letter in ":#[]{},&*!|>'\"%@`")):
         return f'"{value}"'
     return "null" if value is None else format_value(value)
 

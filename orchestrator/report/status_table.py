@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -78,24 +79,30 @@ def status_lines(
         Column("STATUS", painted=True), Column("NODE"), Column("KEY"), Column("ATTEMPT", right=True),
         Column("TIME", right=True), Column("DETAIL"),
     ]  # fmt: skip
-    lines += format_table(columns, rows, style=style, width=width)
+    lines += format_table(columns, rows, style=style, width=width, last_lines=3)
     if status.error:
         lines.append(f"{style.paint('error:', 'error')} {status.error}")
     if show_trace:
         lines += [
             line for node in status.nodes.values() if node.trace for line in ["", f"{node.label}:", *node.trace.splitlines()]
         ]
-    return lines
+    return [*lines, *_next_step(status)]
+
+
+def _next_step(status: RunStatus) -> list[str]:
+    failed = next((node for node in status.nodes.values() if node.state == "failed"), None)
+    if failed is not None:
+        return [f"next: orchestrator logs {status.id} {shlex.quote(failed.label)}"]
+    if status.state in ("cancelled", "interrupted"):
+        return [f"next: orchestrator submit {status.file}    (goes on from there)"]
+    return [f"next: orchestrator status {status.id} --watch"] if status.state in LIVE_STATES else []
 
 
 def headline(status: RunStatus, *, style: Style) -> str:
-    """One line about a run: run k7m2abcd  digits  DONE in 3m05s: 8 hits, 2 done."""
-    took = f" in {format_seconds(status.seconds)}" if status.ended else ""
-    began = f", began {format_time(status.created)} UTC"
-    return (
-        f"run {style.paint(status.id, 'bold')}  {status.workflow}  {style.paint(status.state, run_word(status.state))}{took}"
-        f"{began}: {counts_text(status) or 'no nodes'}"
-    )
+    """One line about a run: run k7m2abcd  digits  done after 3m05s: 8 hits, 2 done."""
+    when = f"after {format_seconds(status.seconds)}" if status.ended else f"since {format_time(status.created)} UTC"
+    state = style.paint(status.state, run_word(status.state))
+    return f"run {style.paint(status.id, 'bold')}  {status.workflow}  {state} {when}: {counts_text(status) or 'no nodes'}"
 
 
 def runs_lines(runs: Iterable[RunStatus], *, style: Style, width: int | None) -> list[str]:
@@ -118,14 +125,14 @@ def runs_lines(runs: Iterable[RunStatus], *, style: Style, width: int | None) ->
     return format_table(columns, rows, style=style, width=width)
 
 
-def status_document(status: RunStatus, progress: Mapping[str, Progress]) -> dict[str, Any]:
-    """A run as data."""
+def status_document(status: RunStatus, progress: Mapping[str, Progress], *, with_text: bool = False) -> dict[str, Any]:
+    """A run as data; `with_text` adds the workflow file as it was."""
     content = {name: value for name, value in vars(status).items() if name not in ("nodes", "offset", "request")}
     nodes = []
     for node in status.nodes.values():
         found = progress.get(node.label)
         nodes.append({**asdict(node), "progress": {**vars(found), "eta_s": found.seconds_left} if found else None})
-    request = {name: value for name, value in status.request.items() if name != "plan"}
+    request = {name: value for name, value in status.request.items() if name != "plan" and (with_text or name != "text")}
     return {"run": {**content, "request": request, "nodes": nodes}}
 
 

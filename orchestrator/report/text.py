@@ -118,20 +118,40 @@ class Column:
     painted: bool = False
 
 
-def format_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, style: Style, width: int | None) -> list[str]:
-    """Aligned lines with a header. Only the last column gives way to `width` (None: nothing does): names stay whole."""
+def format_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, style: Style, width: int | None, last_lines: int = 1
+) -> list[str]:
+    """Aligned lines with a header. Only the last column gives way to `width` (None: nothing does): names stay whole.
+
+    What does not fit goes on below in the same column, over at most `last_lines` lines, and is cut there.
+    """
     widths = [max([len(column.title), *(len(row[index]) for row in rows)]) for index, column in enumerate(columns)]
     before_last = sum(widths[:-1]) + 2 * (len(columns) - 1)
     room = max(12, width - before_last) if width is not None else None
 
-    def line(cells: Sequence[str], *, is_header: bool) -> str:
+    def line(cells: Sequence[str], *, is_header: bool = False) -> str:
         parts = []
         for index, (column, cell) in enumerate(zip(columns, cells, strict=True)):
             is_last = index == len(columns) - 1
-            text = shorten(cell, room) if is_last and room is not None else cell
-            padded = f"{text:>{widths[index]}}" if column.right else text if is_last else f"{text:<{widths[index]}}"
+            padded = f"{cell:>{widths[index]}}" if column.right else cell if is_last else f"{cell:<{widths[index]}}"
             parts.append(style.paint(padded, cell) if column.painted and not is_header else padded)
         joined = "  ".join(parts).rstrip()
         return style.paint(joined, "bold") if is_header else joined
 
-    return [line([column.title for column in columns], is_header=True), *(line(row, is_header=False) for row in rows)]
+    lines = [line([column.title for column in columns], is_header=True)]
+    for row in rows:
+        first, *more = _in_lines(row[-1], room, last_lines)
+        lines.append(line([*row[:-1], first]))
+        lines += [" " * before_last + text for text in more]
+    return lines
+
+
+def _in_lines(text: str, room: int | None, number: int) -> list[str]:
+    if room is None or len(text) <= room:
+        return [text]
+    if number == 1:
+        return [shorten(text, room)]
+    import textwrap
+
+    lines = textwrap.wrap(text, room)
+    return lines if len(lines) <= number else [*lines[: number - 1], shorten(" ".join(lines[number - 1 :]), room)]
