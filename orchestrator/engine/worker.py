@@ -32,6 +32,9 @@ from stages.catalog import find_stage, load_implementation
 from stages.contract import Artifact, Cancelled, Checkpoints, StageContext, StageResult, StageSpec, Throttle
 
 PROGRESS_INTERVAL_S = 0.25
+DURABLE_FROM_S = 1.0
+"""What took less to make is not flushed to disk before it counts: it is verified on read, and made again after a loss of power
+for less than the flush may cost on a busy disk."""
 
 CaptureOutput = Callable[[Path], AbstractContextManager[None]]
 
@@ -169,7 +172,8 @@ class Worker:
         input_digests: Mapping[str, str],
         seconds: float,
     ) -> Record:
-        files = self.artifacts.take_files(output)
+        durable = seconds >= DURABLE_FROM_S
+        files = self.artifacts.take_files(output, durable=durable)
         record = Record(
             key=work.key,
             stage=work.stage,
@@ -189,7 +193,7 @@ class Worker:
             provenance={**work.provenance, "versions": environment_versions(), "host": _host()},
         )
         self.leases.confirm(lease)
-        return self.artifacts.publish(record, supersede=bool(work.forced_since))
+        return self.artifacts.publish(record, supersede=bool(work.forced_since), durable=durable)
 
 
 def tidy(store: Store, leases: Leases, finished: Collection[str]) -> None:

@@ -90,10 +90,10 @@ class Artifacts:
             if key.startswith(prefix) and self.store.read(_record_path(stage, key)) is not None
         ]
 
-    def take_files(self, folder: Path) -> dict[str, FileEntry]:
+    def take_files(self, folder: Path, *, durable: bool = True) -> dict[str, FileEntry]:
         """Move every file under `folder` into the store's blobs; returns them by name.
 
-        Raises StageFailed for links, odd names and a missing folder, before anything is moved.
+        What is not `durable` is whole to every process, but may be missing or damaged after a loss of power. Raises StageFailed for links, odd names and a missing folder, before anything is moved.
         """
         if folder.is_symlink() or not folder.is_dir():
             raise StageFailed("the stage removed or replaced its output folder", next_step="write below it only")
@@ -112,11 +112,11 @@ class Artifacts:
         for name, path in names.items():
             size_bytes = path.stat().st_size
             digest = digest_file(path, size_bytes)
-            self.store.put_blob(path, digest)
+            self.store.put_blob(path, digest, durable=durable)
             files[name] = FileEntry(digest=digest, size_bytes=size_bytes)
         return files
 
-    def publish(self, record: Record, *, supersede: bool = False) -> Record:
+    def publish(self, record: Record, *, supersede: bool = False, durable: bool = True) -> Record:
         """Create the record and return the one that stands: ours, or an earlier writer's.
 
         `supersede` puts ours in place of an earlier one (a re-run on purpose); the earlier one is kept beside it. A record
@@ -124,14 +124,14 @@ class Artifacts:
         """
         path = _record_path(record.stage, record.key)
         data = json.dumps({"format": FORMAT, **vars(record)}, sort_keys=True, default=vars).encode()
-        while self.store.create(path, data) is None:
+        while self.store.create(path, data, durable=durable) is None:
             standing = None if supersede else self.find(record.stage, record.key)
             if standing is not None:
                 return standing
             entry = self.store.read(path)
             if entry is not None:
                 self.store.create(_quarantine_path(record.stage, record.key, entry.version), entry.data)
-                if self.store.replace(path, data, version=entry.version) is not None:
+                if self.store.replace(path, data, version=entry.version, durable=durable) is not None:
                     return record
         return record
 

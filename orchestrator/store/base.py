@@ -56,7 +56,7 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[str]:
         """Names directly below a folder-like prefix, in no order."""
 
-    def put_blob(self, source: Path, digest: str) -> None:
+    def put_blob(self, source: Path, digest: str, *, durable: bool = True) -> None:
         """Take over a local file as the blob `digest`; the source is moved or removed."""
 
     def has_blob(self, digest: str, size_bytes: int) -> bool:

@@ -106,7 +106,7 @@ class LocalStore:
         with suppress(FileNotFoundError, NotADirectoryError):
             yield from os.listdir(self.root / prefix)
 
-    def put_blob(self, source: Path, digest: str) -> None:
+    def put_blob(self, source: Path, digest: str, *, durable: bool = True) -> None:
         target = self._blob(digest)
         with self._explained():
             found = os.stat(source)
@@ -118,11 +118,13 @@ class LocalStore:
             descriptor = os.open(source, os.O_RDONLY)
             try:
                 os.fchmod(descriptor, 0o444)
-                os.fsync(descriptor)
+                if durable:
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             _place(lambda: os.replace(source, target), target)
-            _flush(os.path.dirname(target))
+            if durable:
+                _flush(os.path.dirname(target))
 
     def has_blob(self, digest: str, size_bytes: int) -> bool:
         try:
