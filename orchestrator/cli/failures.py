@@ -28,7 +28,7 @@ def run_guarded(shell: Shell, arguments: list[str]) -> int:
         shell.insist("", "interrupted; nothing was left half done. next: the same command again")
         return EXIT_INTERRUPTED
     except OrchestratorError as error:
-        return _report(shell, error)
+        return _report(shell, error, arguments)
     except Exception as error:  # noqa: BLE001 - the last place before the user: a bug of ours becomes a sentence and a file
         return _report_internal(shell, error)
 
@@ -45,17 +45,17 @@ def report_workflow_error(shell: Shell, error: WorkflowError) -> None:
     shell.insist(*format_problems(error.problems).splitlines())
 
 
-def _report(shell: Shell, error: OrchestratorError) -> int:
+def _report(shell: Shell, error: OrchestratorError, arguments: list[str]) -> int:
     if shell.verbose:
         shell.insist(_trace())
-    details: dict[str, Any] = {"message": error.message, "next": error.next_step, "exit_code": error.exit_code}
+    next_step = error.next_step or _help_command(arguments)
+    details: dict[str, Any] = {"message": error.message, "next": next_step, "exit_code": error.exit_code}
     if isinstance(error, WorkflowError):
         report_workflow_error(shell, error)
         details["problems"] = problem_documents(error)
     else:
         shell.insist(f"{shell.err_style.paint('error:', 'error')} {error.message}")
-        if error.next_step:
-            shell.insist(f"   next: {error.next_step}")
+        shell.insist(f"   next: {next_step}")
     _document(shell, details)
     return error.exit_code
 
@@ -85,6 +85,13 @@ def _report_internal(shell: Shell, error: Exception) -> int:
     )
     _document(shell, {"message": what, "next": f"report the trace in {file.name}", "exit_code": EXIT_INTERNAL})
     return EXIT_INTERNAL
+
+
+def _help_command(arguments: list[str]) -> str:
+    from orchestrator.cli.root import orchestrator
+
+    verb = next((word for word in arguments if word in orchestrator.verbs), "")
+    return " ".join(word for word in ("orchestrator", verb, "--help") if word)
 
 
 def _document(shell: Shell, details: dict[str, Any]) -> None:

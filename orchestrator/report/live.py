@@ -31,7 +31,9 @@ class LiveBlock:
         self._lock = threading.Lock()
         self._began_s = time.monotonic()
         self._seen_running_s: dict[tuple[str, int], float] = {}
-        self._console = Console(file=file, no_color=not is_coloured, highlight=False, markup=False, emoji=False)
+        self._console = Console(
+            file=file, force_terminal=True, no_color=not is_coloured, highlight=False, markup=False, emoji=False
+        )
         self._live = Live(
             console=self._console, get_renderable=self._block, refresh_per_second=REFRESH_PER_S, transient=True,
             redirect_stdout=False, redirect_stderr=False,

@@ -65,7 +65,7 @@ def stages_lines(specs: Iterable[StageSpec], *, style: Style, width: int | None)
 def stage_lines(spec: StageSpec, *, style: Style, width: int) -> list[str]:
     """What `stages show` prints."""
     mark = " (experimental)" if spec.experimental else ""
-    lines = [f"{style.paint(spec.name, 'bold')}  version {spec.version}{mark}", f"{_INDENT}{spec.summary}"]
+    lines = [f"{style.paint(spec.name, 'bold')}  version {spec.version}{mark}", *_wrapped(spec.summary, _INDENT, width)]
     if spec.source:
         lines += _wrapped(f"source: {spec.source}", _INDENT, width)
     lines.append(style.paint("inputs", "bold"))

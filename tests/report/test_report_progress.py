@@ -1,0 +1,79 @@
+"""Progress of running nodes: steps, pace and time left, from the files that workers append to."""
+
+from __future__ import annotations
+
+import io
+import time
+
+from orchestrator import api
+from orchestrator.report.live import LiveBlock
+from orchestrator.report.progress import ProgressReader
+from orchestrator.report.run_status import NodeStatus, RunStatus
+from orchestrator.report.status_table import node_word, progress_text
+
+
+def a_run(workspace: api.Workspace, *, num_nodes: int = 1) -> RunStatus:
+    nodes = {
+        f"node{index}": NodeStatus(f"node{index}", "node", "probe.sleep", f"{index:032x}", "running", attempt=1)
+        for index in range(num_nodes)
+    }
+    return RunStatus(id="abcdefgh", created="", workflow="w", file="w.yaml", state="running", nodes=nodes, request={})
+
+
+def report(workspace: api.Workspace, status: RunStatus, label: str, *, attempt: int, step: int, **metrics: float) -> None:
+    folder = status.nodes[label].folder
+    workspace.ledger.write_progress(status.id, folder, attempt=attempt, step=step, total=100, metrics=metrics)
+
+
+def test_time_left_follows_the_pace_of_this_attempt(workspace: api.Workspace) -> None:
+    status = a_run(workspace)
+    reader = ProgressReader(workspace.ledger, status.id)
+    assert reader.read(status) == {}
+    report(workspace, status, "node0", attempt=1, step=10, loss=0.5)
+    assert reader.read(status)["node0"].seconds_left is None
+    time.sleep(0.1)
+    report(workspace, status, "node0", attempt=1, step=20, loss=0.25)
+    found = reader.read(status)["node0"]
+    assert found.seconds_left is not None
+    assert 0.7 < found.seconds_left < 4  # ten steps took a tenth of a second, eighty are left
+    assert progress_text(found).startswith("step 20/100 (20%), loss 0.25, ")
+
+
+def test_a_new_attempt_begins_anew(workspace: api.Workspace) -> None:
+    status = a_run(workspace)
+    reader = ProgressReader(workspace.ledger, status.id)
+    report(workspace, status, "node0", attempt=1, step=90)
+    reader.read(status)
+    status.nodes["node0"].attempt = 2
+    assert reader.read(status) == {}, "progress of the attempt before is no progress of this one"
+    report(workspace, status, "node0", attempt=2, step=40)
+    assert reader.read(status)["node0"].step == 40
+
+
+def test_accuracy_stands_for_progress_before_loss(workspace: api.Workspace) -> None:
+    status = a_run(workspace)
+    report(workspace, status, "node0", attempt=1, step=1, loss=0.5, top1_accuracy=0.98765)
+    assert ProgressReader(workspace.ledger, status.id).read(status)["node0"].metric == "top1 0.9877"
+
+
+def test_the_live_block_never_outgrows_the_terminal(workspace: api.Workspace) -> None:
+    status = a_run(workspace, num_nodes=100)
+    file = io.StringIO()
+    block = LiveBlock(file, ProgressReader(workspace.ledger, status.id), status, is_coloured=False)
+    block.print(["DONE    a  1.0s"])
+    block.close()
+    text = file.getvalue()
+    assert "DONE    a  1.0s" in text
+    assert "more" in text
+    assert text.count("node") < 40
+
+
+def test_what_an_ended_run_never_reached_is_not_waiting(workspace: api.Workspace) -> None:
+    status = a_run(workspace)
+    node = status.nodes["node0"]
+    status.state = "interrupted"
+    assert node_word(node, status) == "CANCEL"
+    status.state, node.state = "failed", "planned"
+    assert node_word(node, status) == "SKIP"
+    status.state, node.state, node.ending = "done", "done", "shared"
+    assert node_word(node, status) == "SHARED"
