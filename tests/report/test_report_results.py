@@ -30,7 +30,8 @@ def result(label: str, metrics: dict[str, Any], measurements: dict[str, Any] | N
 def test_missing_values_are_dashes_and_nothing_is_invented() -> None:
     lines = result_lines([result("dense", DENSE), result("sparse[n_m=2:4]", SPARSE, TIMES)], style=Style(), width=None)
     assert lines[0].split() == [
-        "RESULT", "TOP-1", "%", "NON-ZERO", "GMACS", "FILE", "SIZE", "MS", "B1", "MS", "B64", "SPEED", "B1", "SPEED", "B64", "KEY",
+        "RESULT", "TOP-1", "%", "NON-ZERO", "GMACS", "FILE", "SIZE", "MS", "B1", "MS", "B64", "SPEED", "B1", "SPEED", "B64",
+        "KEY",
     ]  # fmt: skip
     assert lines[1].split() == [
         "dense", "98.00", "(96.2-98.9)", "136,138", "0.00238", "545.5", "KiB", "-", "-", "-", "-", "-", "01234567",
