@@ -99,7 +99,9 @@ class Scheduler:
             self._flush()
             if not self.running and not (self.waiting and self._may_start()):
                 break
-            for work, outcome in self.executor.poll(self._timeout_s()):
+            ended = self.executor.poll(self._timeout_s())
+            self._heed_cancel()  # an executor that blocks this loop may have stopped its node for it
+            for work, outcome in ended:
                 self._handle(self.units[work.label], work, outcome)
             self._stop_overdue()
             self._flush()

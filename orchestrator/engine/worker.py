@@ -66,7 +66,7 @@ class Worker:
             finally:
                 self.leases.release(work.key)
         except Cancelled:
-            return Outcome(ending=Ending.CANCELLED)
+            return Outcome(ending=Ending.CANCELLED, error="the stage stopped as if asked to", error_type="Cancelled")
         except IntegrityError as error:
             return _failure(Ending.DAMAGED_INPUT, error)
         except StageFailed as error:
