@@ -30,7 +30,9 @@ def workspace(tmp_path: Path) -> api.Workspace:
     return api.open_workspace(str(tmp_path / "store"))
 
 
-def plan_text(text: str, workspace: api.Workspace, *, selection: Selection | None = None, overrides: tuple[str, ...] = ()) -> Plan:
+def plan_text(
+    text: str, workspace: api.Workspace, *, selection: Selection | None = None, overrides: tuple[str, ...] = ()
+) -> Plan:
     checked = check_workflow(load_text(textwrap.dedent(text), file="w.yaml", overrides=overrides))
     return api.plan_checked(checked, workspace=workspace, selection=selection)
 
@@ -76,7 +78,9 @@ def test_renaming_a_node_or_reordering_the_file_changes_no_key(workspace):
 )
 def test_placement_changes_no_key(workspace, line):
     placed = CHAIN.replace("params: {value: 1}", f"params: {{value: 1}}, {line}")
-    assert [n.key for n in plan_text(placed, workspace).nodes.values()] == [n.key for n in plan_text(CHAIN, workspace).nodes.values()]
+    assert [n.key for n in plan_text(placed, workspace).nodes.values()] == [
+        n.key for n in plan_text(CHAIN, workspace).nodes.values()
+    ]
 
 
 def test_seed_of_the_workflow_reaches_every_key_and_a_nodes_own_only_its_own_line(workspace):
@@ -117,7 +121,11 @@ def test_foreach_over_an_input_takes_each_listed_node_with_its_own_expansion(wor
           tail: {stage: probe.bytes, params: {size: 4}, foreach: {input: [plain, wide]}}
         """
     plan = plan_text(text, workspace)
-    assert [node.inputs["input"] for node in plan.nodes.values() if node.node == "tail"] == ["plain", "wide[size=16]", "wide[size=32]"]
+    assert [node.inputs["input"] for node in plan.nodes.values() if node.node == "tail"] == [
+        "plain",
+        "wide[size=16]",
+        "wide[size=32]",
+    ]
 
 
 def test_two_ports_meet_where_they_agree_on_what_they_share(workspace):
