@@ -15,7 +15,8 @@ def stages_page() -> str:
     head = [
         "# Stages",
         "",
-        "Written from the catalog by `python -m orchestrator.report.stage_docs > docs/stages.md`; the same as `orchestrator stages show`.",
+        "Written from the catalog by `python -m orchestrator.report.stage_docs > docs/stages.md`; `orchestrator stages show NAME`",
+        "tells the same.",
         "",
         "| stage | takes | makes | what it does |",
         "|---|---|---|---|",

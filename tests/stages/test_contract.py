@@ -82,8 +82,8 @@ def test_runs_on_its_example_and_reports_what_it_declares(name, outcome):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_same_settings_and_seed_give_the_same_content(name, outcome, tmp_path):
-    first, plan, workspace = outcome(name)
-    second, plan_again, workspace_again = run_in(tmp_path / "store", name)
+    _, plan, workspace = outcome(name)
+    _, plan_again, workspace_again = run_in(tmp_path / "store", name)
     key = plan.nodes["subject"].key
     assert plan_again.nodes["subject"].key == key
     digests = [w.artifacts.find(name, key).content_digest for w in (workspace, workspace_again)]
@@ -123,11 +123,11 @@ print(result.state.value, result.status.nodes["subject"].trace)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_killed_in_the_middle_it_ends_with_the_same_content(name, outcome, tmp_path):
-    """A stage that loses its state in a kill, or starts from a half-written one, gives other weights than an undisturbed run."""
+    """A stage that loses its state in a kill, or starts from a half-written one, gives other weights."""
     _, plan, workspace = outcome(name)
     expected = workspace.artifacts.find(name, plan.nodes["subject"].key).content_digest
-    where = {"env": {**os.environ, "PYTHONPATH": os.getcwd()}, "cwd": tmp_path, "capture_output": True, "text": True}
-    killed = subprocess.run([sys.executable, "-c", KILLED, name, str(tmp_path / "store"), "13"], **where)
+    where = {"env": {**os.environ, "PYTHONPATH": str(Path.cwd())}, "cwd": tmp_path, "capture_output": True, "text": True}
+    killed = subprocess.run([sys.executable, "-c", KILLED, name, str(tmp_path / "store"), "13"], check=False, **where)
     assert killed.returncode in (-9, 0), killed.stderr
     result, plan, workspace = run_in(tmp_path / "store", name)
     assert result.status.nodes["subject"].state in ("done", "hit")

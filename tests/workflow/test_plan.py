@@ -136,7 +136,8 @@ def test_two_ports_meet_where_they_agree_on_what_they_share(workspace):
         nodes:
           source: {stage: pretrain.classifier, params: {model: vit_micro, data: digits}, foreach: {epochs: [1, 2]}}
           tune: {stage: finetune.distill, inputs: {model: source, teacher: source}, params: {data: digits}}
-          cross: {stage: finetune.distill, inputs: {model: tune, teacher: source}, params: {data: digits}, foreach: {epochs: [1, 2, 3]}}
+          cross:
+            {stage: finetune.distill, inputs: {model: tune, teacher: source}, params: {data: digits}, foreach: {epochs: [1, 2, 3]}}
         """
     plan = plan_text(text, workspace)
     pairs = [(node.inputs["model"], node.inputs["teacher"]) for node in plan.nodes.values() if node.node == "tune"]
@@ -259,7 +260,11 @@ def test_values_that_only_together_are_wrong_stop_the_plan_with_the_node(workspa
         name: late
         nodes:
           base: {stage: pretrain.classifier, params: {model: vit_micro, data: digits}}
-          lbc: {stage: sparsify.lbc, inputs: {model: base}, params: {data: digits, removal_start: 0.4}, foreach: {removal_end: [0.3, 0.5]}}
+          lbc:
+            stage: sparsify.lbc
+            inputs: {model: base}
+            params: {data: digits, removal_start: 0.4}
+            foreach: {removal_end: [0.3, 0.5]}
         """
     with pytest.raises(WorkflowError) as caught:
         plan_text(text, workspace)
