@@ -54,7 +54,8 @@ class Line:
             verdict = (
                 f"target {'>=' if self.larger_is_better else '<='} {self.target:<6g} {'ok' if self.met else f'MISSED {missed}'}"
             )
-        return f"{self.name:<51} {median:8.3f}  ({min(self.ratios):.3f} to {max(self.ratios):.3f})   {verdict}  {self.detail}".rstrip()
+        spread = f"({min(self.ratios):.3f} to {max(self.ratios):.3f})"
+        return f"{self.name:<51} {median:8.3f}  {spread}   {verdict}  {self.detail}".rstrip()
 
 
 class Bench:

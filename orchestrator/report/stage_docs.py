@@ -15,8 +15,8 @@ def stages_page() -> str:
     head = [
         "# Stages",
         "",
-        "Written from the catalog by `python -m orchestrator.report.stage_docs > docs/stages.md`; `orchestrator stages show NAME`",
-        "tells the same.",
+        "Written from the catalog by `python -m orchestrator.report.stage_docs > docs/stages.md`;",
+        "`orchestrator stages show NAME` tells the same.",
         "",
         "| stage | takes | makes | what it does |",
         "|---|---|---|---|",

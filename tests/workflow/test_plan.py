@@ -137,7 +137,10 @@ def test_two_ports_meet_where_they_agree_on_what_they_share(workspace):
           source: {stage: pretrain.classifier, params: {model: vit_micro, data: digits}, foreach: {epochs: [1, 2]}}
           tune: {stage: finetune.distill, inputs: {model: source, teacher: source}, params: {data: digits}}
           cross:
-            {stage: finetune.distill, inputs: {model: tune, teacher: source}, params: {data: digits}, foreach: {epochs: [1, 2, 3]}}
+            stage: finetune.distill
+            inputs: {model: tune, teacher: source}
+            params: {data: digits}
+            foreach: {epochs: [1, 2, 3]}
         """
     plan = plan_text(text, workspace)
     pairs = [(node.inputs["model"], node.inputs["teacher"]) for node in plan.nodes.values() if node.node == "tune"]
@@ -269,7 +272,7 @@ def test_values_that_only_together_are_wrong_stop_the_plan_with_the_node(workspa
     with pytest.raises(WorkflowError) as caught:
         plan_text(text, workspace)
     assert 'node "lbc"' in caught.value.problems[0].what
-    assert caught.value.problems[0].line == 6
+    assert caught.value.problems[0].line == 9
 
 
 def test_planning_writes_nothing(workspace, tmp_path):
