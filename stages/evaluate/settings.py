@@ -62,6 +62,7 @@ STAGES: tuple[StageSpec, ...] = (
         output="evaluation",
         metrics=CLASSIFIER_METRICS,
         source="Interval: Wilson 1927, J. Am. Stat. Assoc. 22; paired difference: Newcombe 1998, Stat. Med. 17 (Wald form)",
+        example={"data": "digits", "batch_sizes": [1, 16], "latency_seconds": 0.2},
     ),
     StageSpec(
         name="evaluate.compare",
@@ -73,5 +74,6 @@ STAGES: tuple[StageSpec, ...] = (
         output="table",
         metrics=("num_rows", "best_top1_accuracy"),
         source="Pareto front: rows that no other row beats or equals in every measure",
+        example={"title": "Digits"},
     ),
 )

@@ -38,5 +38,6 @@ STAGES: tuple[StageSpec, ...] = (
         output="exported",
         metrics=("size_bytes", "max_abs_difference", "max_relative_difference", "num_nm_blocks", "num_violating_blocks"),
         source="ONNX 1.x operator sets, onnx.ai; torch.onnx.export (dynamo exporter); checked with ONNX Runtime",
+        example={"data": "digits", "verify_samples": 16},
     ),
 )

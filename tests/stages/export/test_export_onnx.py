@@ -79,6 +79,7 @@ def test_every_masked_layer_is_checked_on_the_file(exported):
     assert result.metrics["num_violating_blocks"] == 0
 
 
+@pytest.mark.parametrize("exported", ["cnn_micro"], indirect=True)
 def test_normalization_is_stated(exported):
     _, model, _, folder = exported
     stated = json.loads((folder / "export.json").read_text())["input"]["normalization"]
@@ -92,6 +93,7 @@ def test_normalization_is_stated(exported):
     }
 
 
+@pytest.mark.parametrize("exported", ["cnn_micro"], indirect=True)
 def test_the_masks_cost_no_bytes(exported, tmp_path):
     """A mask left in the file would make the sparse file larger than the dense one."""
     name, _, result, _ = exported
@@ -121,6 +123,7 @@ def test_the_files_name_no_path_of_the_machine(exported):
             assert text.encode() not in content
 
 
+@pytest.mark.parametrize("exported", ["cnn_micro"], indirect=True)
 def test_a_wrong_weight_in_the_file_fails_the_export(exported, tmp_path, monkeypatch):
     """The check reads the file: a writer that loses a weight must not pass."""
     _, model, _, _ = exported
@@ -141,6 +144,7 @@ def test_a_wrong_weight_in_the_file_fails_the_export(exported, tmp_path, monkeyp
         export.run(context_in(tmp_path, model))
 
 
+@pytest.mark.parametrize("exported", ["cnn_micro"], indirect=True)
 def test_a_block_that_breaks_its_pattern_fails_the_export(exported, tmp_path, monkeypatch):
     """If folding forgot the masks, both models would agree and only the pattern on the file would tell."""
     _, model, _, _ = exported
