@@ -27,44 +27,43 @@ def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, results: Se
         )
         return
     failed = [node for node in status.nodes.values() if node.state == "failed"]
-    program = "orchestrator" if not shell.store_url else f"orchestrator --store {shlex.quote(shell.store_url)}"
     for node in failed[:MAX_FAILURES_IN_FULL]:
         if shell.verbose and node.trace:
             shell.insist(*node.trace.rstrip().splitlines())
-        shell.insist(
-            *failure_lines(
-                node, run=status, ledger=shell.workspace.ledger, planned=plan.nodes.get(node.label), style=shell.err_style,
-                command=program,
-            )
-        )  # fmt: skip
+        planned = plan.nodes.get(node.label)
+        shell.insist(*failure_lines(node, run=status, ledger=shell.workspace.ledger, planned=planned, style=shell.err_style))
     if len(failed) > MAX_FAILURES_IN_FULL:
         shell.insist(f"   and {len(failed) - MAX_FAILURES_IN_FULL} more failed nodes")
     shell.say(end_line(status, style=shell.err_style))
     if results:
         shell.data(result_lines(results, style=shell.style, width=shell.width))
-    again = shlex.join([*program.split(), "submit", status.file, *_overrides(plan)])
+    again = shlex.join(["orchestrator", "submit", status.file, *_overrides(plan)])
     if result.state is api.State.CANCELLED:
         shell.insist("   stopped early; what was finished or saved is kept, and the same command goes on", f"   next: {again}")
     elif failed:
         shell.insist("   what was finished is kept; when the cause is mended, the same command goes on", f"   next: {again}")
     else:
-        shell.say(*_next_commands(program, plan, result, results, place=shell.place()))
+        shell.say(*_next_commands(shell, plan, result, results))
 
 
 def _overrides(plan: api.Plan) -> list[str]:
     return [word for override in plan.checked.loaded.overrides for word in ("--set", override)]
 
 
-def _next_commands(program: str, plan: api.Plan, result: api.RunResult, results: Sequence[Result], *, place: str) -> list[str]:
+def _next_commands(shell: Shell, plan: api.Plan, result: api.RunResult, results: Sequence[Result]) -> list[str]:
+    """Commands to copy; what each does is said where the terminal has room for it."""
     last = list(plan.nodes.values())[-1]
     files = next((node for node in reversed(list(plan.nodes.values())) if node.spec.output == "exported"), last)
     key = (results[0].record.key if results else last.key)[:8]
     commands = [
-        (f"{program} status {result.run}", "this run, node by node"),
-        (f"{program} logs {result.run}", "what its stages printed"),
-        (f"{program} show {key}", "one artifact: settings, metrics, files"),
-        (f"{program} artifacts get {files.key[:8]} ./out", "copy an artifact's files out"),
-        (f"{program} plan {plan.checked.loaded.file} --why {last.node}", "why a node would run or not"),
+        (f"status {result.run}", "this run, node by node"),
+        (f"logs {result.run}", "what its stages printed"),
+        (f"show {key}", "one artifact: settings, metrics, files"),
+        (f"artifacts get {files.key[:8]} ./out", "copy an artifact's files out"),
+        (f"plan {shlex.quote(plan.checked.loaded.file)} --why {last.node}", "why a node would run or not"),
     ]
     width = max(len(command) for command, _ in commands)
-    return [f"files are in {place}; next:", *(f"   {command:<{width}}  {what}" for command, what in commands)]
+    lines = [f"   {shell.program} {command:<{width}}  {what}" for command, what in commands]
+    if shell.err_width is not None and max(map(len, lines)) > shell.err_width:
+        lines = [f"   {shell.program} {command}" for command, _ in commands]
+    return [f"files are in {shell.place()}; next:", *lines]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -47,7 +48,7 @@ class Shell:
 
     def data(self, lines: Iterable[str]) -> None:
         """Lines that the command was asked for, to stdout."""
-        self._write(self.out, "".join(f"{line}\n" for line in lines))
+        self._write(self.out, "".join(f"{self._with_store(line)}\n" for line in lines))
 
     def document(self, content: Mapping[str, Any]) -> None:
         """The one JSON document of the call, to stdout."""
@@ -64,7 +65,7 @@ class Shell:
 
     def insist(self, *lines: str) -> None:
         """Lines for people that --quiet does not hide: warnings and errors."""
-        self._write(self.err, "".join(f"{line}\n" for line in lines))
+        self._write(self.err, "".join(f"{self._with_store(line)}\n" for line in lines))
 
     def place(self) -> str:
         """The store, as a person would name it."""
@@ -124,6 +125,15 @@ class Shell:
             self._write(stream, "")
             if id(stream) in self._closed:  # else the interpreter would complain about the rest of the buffer at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+    @property
+    def program(self) -> str:
+        """How to call this command line on the same store again."""
+        return f"orchestrator --store {shlex.quote(self.store_url)}" if self.store_url else "orchestrator"
+
+    def _with_store(self, line: str) -> str:
+        """Whoever names a command to type next need not know of --store: it is added here."""
+        return line.replace("next: orchestrator ", f"next: {self.program} ") if self.store_url else line
 
     def _may_colour(self, stream: IO[str]) -> bool:
         return stream.isatty() and not self.no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -78,6 +78,10 @@ class PlainWatcher(FollowingWatcher):
         self._reader: ProgressReader | None = None
         self._told_s: dict[tuple[str, int], float] = {}
 
+    def started(self, status: RunStatus) -> None:
+        super().started(status)
+        self.shell.say(f"run {status.id}; Ctrl-C asks it to stop, and the same command then goes on")
+
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         stamp = now_text()
         lines = [event_line(event, style=Style()) for event in events]

@@ -47,12 +47,8 @@ def result_lines(results: Sequence[Result], *, style: Style, width: int | None) 
     if evaluations:
         quantities = [q for q in _quantities(evaluations) if any(q.show(result.values) != MISSING for result in evaluations)]
         lines += _fitting_table(evaluations, quantities, style=style, width=width)
-        lines += _legend(evaluations)
-        lines += [
-            f"note  {result.label}: neither smaller nor faster than its baseline"
-            for result in evaluations
-            if result.values.get("neither_smaller_nor_faster") is True
-        ]
+        lines += _legend(lines[0])
+        lines += _notes(evaluations)
     if others:
         columns = [Column("RESULT"), Column("KEY"), Column("METRICS")]
         rows = [[result.label, result.record.key[:8], _all_metrics(result.values)] for result in others]
@@ -78,12 +74,20 @@ def _quantities(results: Iterable[Result]) -> list[_Quantity]:
     ]
 
 
-def _legend(results: Iterable[Result]) -> list[str]:
-    values = [result.values for result in results]
-    interval = "TOP-1 with its 95% interval" if any("top1_accuracy_low" in each for each in values) else ""
-    relative = "SIZE and SPEED against the baseline" if any("size_ratio" in each for each in values) else ""
-    text = "; ".join(part for part in (interval, relative) if part)
-    return [f"      {text}"] if text else []
+def _legend(header: str) -> list[str]:
+    relative = " and ".join(title for title in ("SIZE", "SPEED") if title in header)
+    return [f"      TOP-1 with its 95% interval{f'; {relative} against the baseline' if relative else ''}"]
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    """A saving that is none is said as plainly as one that is."""
+    compared = [result for result in results if "neither_smaller_nor_faster" in result.values]
+    idle = [result.label for result in compared if result.values["neither_smaller_nor_faster"] is True]
+    if not idle:
+        return []
+    if len(idle) == len(compared) > 1:
+        return [f"note  none of the {len(idle)} compared with a baseline is smaller or faster than it"]
+    return [f"note  neither smaller nor faster than the baseline: {', '.join(idle)}"]
 
 
 def _showing(name: str, form: Callable[[float], str]) -> Callable[[Mapping[str, Any]], str]:

@@ -58,9 +58,7 @@ def end_line(status: RunStatus, *, style: Style) -> str:
     return f"{word}  run {status.id} {status.state} after {format_seconds(status.seconds)}: {counts_text(status)}"
 
 
-def failure_lines(
-    node: NodeStatus, *, run: RunStatus, ledger: Ledger, planned: PlanNode | None, style: Style, command: str
-) -> list[str]:
+def failure_lines(node: NodeStatus, *, run: RunStatus, ledger: Ledger, planned: PlanNode | None, style: Style) -> list[str]:
     """A failed node: its error, the end of its log, what is kept, and how to go on."""
     log = ledger.read_log(run.id, node.folder, node.attempt).decode("utf-8", "replace").splitlines()
     lines = [f"{style.word('FAIL')}  {node.label}, attempt {node.attempt}{_of_attempts(node, planned)}", f"   {_error(node)}"]
@@ -75,7 +73,7 @@ def failure_lines(
     step = _kept_step(ledger, node)
     if step is not None:
         lines.append(f"   kept: its state at step {step}; the next attempt goes on from there")
-    lines.append(f"   next: {command} logs {run.id} {_quoted(node.label)}    (all it printed)")
+    lines.append(f"   next: orchestrator logs {run.id} {_quoted(node.label)}    (all it printed)")
     return lines
 
 

@@ -132,3 +132,8 @@ def test_what_libraries_print_stays_out_of_the_output(cli: Cli, monkeypatch: pyt
     answer = cli("submit", "chain.yaml", "--executor", "inline", "--json")
     assert answer.lines[-1]["state"] == "done"
     assert "(raylet)" not in answer.err
+
+
+def test_commands_to_type_next_name_the_store_of_this_call(cli: Cli) -> None:
+    answer = cli("show", "zzzz", "--store", "my store")
+    assert "next: orchestrator --store 'my store' artifacts ls" in answer.err

@@ -17,7 +17,9 @@ def plain(text: str) -> str:
     """`text` with what differs from call to call replaced: keys, run ids, times, places."""
     text = re.sub(r"\b[0-9a-f]{32}\b", "<key>", text)
     text = re.sub(r"\b[0-9a-f]{8}\b", "<key8> ", text).replace("<key8>  ", "<key8> ")
-    text = re.sub(r"\b[2-9a-hj-km-np-z]{8}\b(?= (?:done|failed)| broken|\n|$|  )(?<=run .{8}|ogs .{8}|tus .{8})", "<run>", text)
+    text = re.sub(
+        r"\b[2-9a-hj-km-np-z]{8}\b(?= (?:done|failed)| broken|;|\n|$|  )(?<=run .{8}|ogs .{8}|tus .{8})", "<run>", text
+    )
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<time>", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "<date>", text)
     return re.sub(r"\b\d+\.\d+s", "<s>", text)
@@ -94,6 +96,7 @@ def test_a_failure_says_where_why_what_is_kept_and_how_to_go_on(cli: Cli) -> Non
     root = str(Path(api.__file__).parents[1])
     text = re.sub(r"fail\.py:\d+", "fail.py:<line>", plain(answer.err.replace(root, "<root>")))
     assert text.split("shared\n")[1] == expected("""
+        run <run>; Ctrl-C asks it to stop, and the same command then goes on
         <time>  RUN     fine  started
         <time>  DONE    fine  <s>, value 1, 38 B
         <time>  RUN     broken  started

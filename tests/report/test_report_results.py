@@ -54,7 +54,7 @@ def test_a_narrow_terminal_keeps_accuracy_size_and_latency() -> None:
 
 def test_a_saving_that_is_none_is_said() -> None:
     lines = result_lines([result("a", SPARSE, {"neither_smaller_nor_faster": True})], style=Style(), width=None)
-    assert lines[-1] == "note  a: neither smaller nor faster than its baseline"
+    assert lines[-1] == "note  neither smaller nor faster than the baseline: a"
 
 
 def test_other_tables_show_their_metrics() -> None:
