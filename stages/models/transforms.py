@@ -20,7 +20,11 @@ SPARSE_MASK = 10
 FAKE_QUANTIZATION = 20
 TOKEN_REDUCTION = 30
 
-REGISTRY: dict[str, str] = {"nm_mask": "stages.models.nm_mask:TRANSFORM"}
+REGISTRY: dict[str, str] = {
+    "fake_quant": "stages.models.fake_quant:TRANSFORM",
+    "nm_mask": "stages.models.nm_mask:TRANSFORM",
+    "token_reduction": "stages.models.token_reduction:TRANSFORM",
+}
 """Transform name -> "package.module:object", imported where a bundle names it."""
 
 

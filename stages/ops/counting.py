@@ -23,14 +23,16 @@ class ComputeCount:
     """Multiply-accumulates of one forward pass.
 
     Attributes:
-        macs: all of them, in convolutions, linear layers and matrix products (attention included).
+        macs: all of them, in convolutions, linear layers and matrix products (attention included), but for `macs_apart`.
         macs_by_layer: those of each convolution and linear layer, by module name.
         macs_nonzero: the same total when every multiplication by a zero weight is left out.
+        macs_apart: those of modules that say `counted_apart`: finding similar tokens, which no paper counts as the network's.
     """
 
     macs: int
     macs_by_layer: dict[str, int]
     macs_nonzero: int
+    macs_apart: int = 0
 
 
 def count_compute(model: nn.Module, example: Tensor) -> ComputeCount:
@@ -45,12 +47,13 @@ def count_compute(model: nn.Module, example: Tensor) -> ComputeCount:
         example: an input batch; the count is for the whole batch. Meta tensors do.
     """
     by_layer: dict[str, int] = {}
+    apart: list[int] = []
     mode = FlopCounterMode(display=False)
-    with torch.no_grad(), _plain_attention(), _watched_layers(model, by_layer), mode:
+    with torch.no_grad(), _plain_attention(), _watched_layers(model, by_layer), _watched_apart(model, mode, apart), mode:
         model(example)
-    macs = mode.get_total_flops() // 2
+    macs = (mode.get_total_flops() - sum(apart)) // 2
     zeros = sum(count * _zero_fraction(model.get_submodule(name)) for name, count in by_layer.items())
-    return ComputeCount(macs=macs, macs_by_layer=by_layer, macs_nonzero=macs - round(zeros))
+    return ComputeCount(macs=macs, macs_by_layer=by_layer, macs_nonzero=macs - round(zeros), macs_apart=sum(apart) // 2)
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -86,6 +89,21 @@ def _watched_layers(model: nn.Module, by_layer: dict[str, int]) -> Iterator[None
         return model.get_submodule(name).register_forward_hook(record)
 
     handles = [watch(name) for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _watched_apart(model: nn.Module, mode: FlopCounterMode, apart: list[int]) -> Iterator[None]:
+    """Note the operations of modules that say `counted_apart`: minus what was counted before each, plus what after it."""
+    handles = []
+    for module in model.modules():
+        if getattr(module, "counted_apart", False):
+            handles.append(module.register_forward_pre_hook(lambda *_: apart.append(-mode.get_total_flops())))
+            handles.append(module.register_forward_hook(lambda *_: apart.append(mode.get_total_flops())))
     try:
         yield
     finally:
