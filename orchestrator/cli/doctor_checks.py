@@ -296,6 +296,11 @@ def _torch() -> Check:
     return Check("torch", OK, f"{torch.__version__}, loaded in {loaded_s:.1f} s, GPUs: {', '.join(gpus) or 'none'}")
 
 
+def _process_id() -> int:
+    """Runs in a process of Ray's, which has to import this module for it: so the environment is tried too."""
+    return os.getpid()
+
+
 def _ray() -> Check:
     from orchestrator.engine import cluster
     from orchestrator.errors import ClusterError
@@ -307,7 +312,7 @@ def _ray() -> Check:
         return Check("ray", FAIL, error.message, "see the lines above; or run without Ray: submit --executor inline")
     try:
         started_s = time.perf_counter()
-        answer = ray.get(ray.remote(os.getpid).remote(), timeout=60)
+        answer = ray.get(ray.remote(_process_id).remote(), timeout=60)
         ended_s = time.perf_counter()
     except Exception as error:  # noqa: BLE001 - Ray raises whatever its parts raise
         return Check("ray", FAIL, f"started, but ran nothing: {error}", "or run without Ray: submit --executor inline")

@@ -61,6 +61,9 @@ def _report(shell: Shell, error: OrchestratorError, arguments: list[str]) -> int
 
 
 def _report_usage(shell: Shell, error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        shell.insist(error.format_message())
+        return EXIT_USAGE
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "orchestrator"
     message = error.format_message()

@@ -48,5 +48,7 @@ def test_a_misspelt_command_is_answered_with_the_nearest(cli: Cli) -> None:
 
 def test_no_arguments_show_the_help(cli: Cli) -> None:
     answer = cli()
-    assert "Commands:" in answer.out + answer.err
-    assert "Traceback" not in answer.err
+    assert answer.err.startswith("Usage: orchestrator ")
+    assert "Commands:" in answer.err
+    assert "error:" not in answer.err
+    assert answer.code == 2

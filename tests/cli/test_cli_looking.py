@@ -145,3 +145,9 @@ def test_requirements_are_read_with_their_bounds() -> None:
     assert not _meets("2.61.0", "<2.61,>=2.60")
     assert not _meets("2.9", ">=2.11")
     assert _meets("2.13.0+cpu", ">=2.11,<2.14")
+
+
+@pytest.mark.ray
+def test_doctor_really_starts_ray(cli: Cli) -> None:
+    checks = {check["name"]: check for check in cli("doctor", "--ray", "--json").document["checks"]}
+    assert checks["ray"]["word"] == "OK", checks["ray"]
