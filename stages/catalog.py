@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from stages.contract import StageContext, StageResult, StageSpec
@@ -19,7 +19,7 @@ KINDS = ("pretrain", "sparsify", "finetune", "export", "evaluate", "probe")
 ENTRY_POINT_GROUP = "orchestrator.stages"
 
 
-@lru_cache(maxsize=None)
+@cache
 def kind_stages(kind: str) -> Mapping[str, StageSpec]:
     """Stages of one kind by full name; empty for a kind nobody ships."""
     if kind in KINDS:
@@ -47,7 +47,7 @@ def load_implementation(spec: StageSpec) -> Callable[[StageContext], StageResult
     return loaded
 
 
-@lru_cache(maxsize=1)
+@cache
 def _plugin_kinds() -> tuple[Any, ...]:
     from importlib.metadata import entry_points  # 10 ms that a workflow of shipped stages never pays
 

@@ -137,7 +137,7 @@ class Checkpoints:
 
 
 def flush_to_disk(path: Path) -> None:
-    """fsync a file or a folder, so that what was written survives a loss of power."""
+    """Flush (fsync) a file or a folder, so that what was written survives a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -170,14 +170,16 @@ class StageContext:
     device: str = "cpu"
     rank: int = 0
     world_size: int = 1
-    report: Reporter = field(default=lambda *, step, total, metrics: None)
+    report: Reporter = field(default=lambda **_: None)
     check_cancelled: Callable[[], None] = field(default=lambda: None)
 
     def input(self, name: str) -> Artifact:
         """The one artifact on port `name`; raises ValueError where it is absent or the port takes many."""
         value = self.inputs.get(name)
         if not isinstance(value, Artifact):
-            raise ValueError(f"input {name!r} is not a single artifact; connected: {', '.join(sorted(self.inputs)) or 'none'}")
+            raise ValueError(  # noqa: TRY004 - the settings of the workflow are wrong, not a type
+                f"input {name!r} is not a single artifact; connected: {', '.join(sorted(self.inputs)) or 'none'}"
+            )
         return value
 
     def optional_input(self, name: str) -> Artifact | None:

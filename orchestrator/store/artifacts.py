@@ -93,7 +93,8 @@ class Artifacts:
     def take_files(self, folder: Path, *, durable: bool = True) -> dict[str, FileEntry]:
         """Move every file under `folder` into the store's blobs; returns them by name.
 
-        What is not `durable` is whole to every process, but may be missing or damaged after a loss of power. Raises StageFailed for links, odd names and a missing folder, before anything is moved.
+        What is not `durable` is whole to every process, but may be missing or damaged after a loss of power. Raises StageFailed
+        for links, odd names and a missing folder, before anything is moved.
         """
         if folder.is_symlink() or not folder.is_dir():
             raise StageFailed("the stage removed or replaced its output folder", next_step="write below it only")
