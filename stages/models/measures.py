@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from stages.models.bundle import ModelBundle, fold_bundle
+from stages.models.fake_quant import layer_bits
 from stages.ops.counting import FLOAT_BITS, count_compute, num_nonzero_parameters, num_parameters
 
 METRICS = ("num_parameters", "num_nonzero_parameters", "sparsity", "gmacs", "gmacs_effective", "bops")
@@ -21,10 +22,13 @@ def measure_model(bundle: ModelBundle) -> dict[str, float | int]:
         gmacs: multiply-accumulates / 1e9, as dense code executes them (often printed as "FLOPs").
         gmacs_effective: the same without multiplications by zero weights. Nominal: no runtime here skips them, so it says
             nothing about speed.
-        bops: bit operations, multiply-accumulates x weight bits x activation bits; floats count 32 x 32.
+        bops: bit operations, multiply-accumulates x weight bits x activation bits; floats count 32 x 32, and so do products
+            of activations (attention), which no transform rounds.
     """
     model = fold_bundle(bundle).cpu()
     count = count_compute(model, torch.zeros(1, *bundle.architecture.input_spec.shape))
+    bits = layer_bits(bundle.model)
+    quantized = {name: count.macs_by_layer[name] for name in bits if name in count.macs_by_layer}
     parameters, nonzero = num_parameters(model), num_nonzero_parameters(model)
     return {
         "num_parameters": parameters,
@@ -32,5 +36,6 @@ def measure_model(bundle: ModelBundle) -> dict[str, float | int]:
         "sparsity": 1.0 - nonzero / parameters,
         "gmacs": count.macs / 1e9,
         "gmacs_effective": count.macs_nonzero / 1e9,
-        "bops": count.macs * FLOAT_BITS * FLOAT_BITS,
+        "bops": (count.macs - sum(quantized.values())) * FLOAT_BITS * FLOAT_BITS
+        + sum(macs * bits[name][0] * bits[name][1] for name, macs in quantized.items()),
     }

@@ -1,0 +1,1 @@
+"""Quantization-aware training: fewer bits for weights and activations."""

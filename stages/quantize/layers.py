@@ -1,0 +1,198 @@
+"""Which layers of a model are quantized, to how many bits and in which form; attaching the quantizers and their first bounds.
+
+The form follows from what comes after a layer. A batch norm takes up any scale, so there the reference form [-1, 1] serves;
+a layer without one (every linear layer of a vision transformer, the classifier of a ResNet) would lose its scale and the
+network with it, so it computes in the units of its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from stages.models.bundle import ModelBundle, apply_transform
+from stages.models.fake_quant import (
+    TRANSFORM,
+    Layer,
+    QuantizedInput,
+    QuantizedWeight,
+    float_weight,
+    quantized_layers,
+    weight_quantizer,
+)
+from stages.ops.quantizers import initial_weight_bounds
+
+FormChoice = Literal["auto", "normalized", "dequantized"]
+EndLayers = Literal["same", "8bit", "float"]
+
+UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d, nn.MultiheadAttention, nn.Bilinear, nn.RNNBase)
+"""Layers with weights that have no quantizer here."""
+
+
+def choose_layers(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    layer_bits: Mapping[str, int] | None = None,
+    unquantized_layers: Sequence[str] = (),
+    end_layers: EndLayers = "same",
+    form: FormChoice = "auto",
+) -> dict[str, dict[str, Any]]:
+    """Bits and form of every convolution and linear layer: the settings `layers` of the transform `fake_quant`.
+
+    Args:
+        model: as it will be trained, before any quantizer; it is run once on `example`, in evaluation mode.
+        example: a batch of images.
+        weight_bits: 2, 3, 4 or 8.
+        activation_bits: the same.
+        layer_bits: bits of weights and inputs of single layers: name or shell pattern -> bits; the last match counts.
+        unquantized_layers: names or patterns of layers to leave alone.
+        end_layers: bits of the first layer and of the last: those of all others, 8, or none.
+        form: by what follows the layer, or one form for all.
+
+    Raises:
+        ValueError: a pattern matches no layer; a layer is of a kind without a quantizer, does not run, or changes its weight
+            before use; or nothing is left to quantize.
+    """
+    every = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d, *UNSUPPORTED))}
+    overrides = dict(layer_bits or {})
+    for text in (*overrides, *unquantized_layers):
+        if not any(fnmatchcase(name, text) for name in every):
+            raise ValueError(f"{text!r} matches no layer; layers: {', '.join(every)}")
+    normed, ran = followed_by_batch_norm(model, example)
+    ends = {ran[0], ran[-1]} if ran else set()
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, layer in every.items():
+        if any(fnmatchcase(name, text) for text in unquantized_layers) or (name in ends and end_layers == "float"):
+            continue
+        _refuse_unsupported(name, layer, has_run=name in ran)
+        bits = [value for text, value in overrides.items() if fnmatchcase(name, text)]
+        if not bits and name in ends and end_layers == "8bit":
+            bits = [8]
+        chosen[name] = {
+            "weight_bits": bits[-1] if bits else weight_bits,
+            "activation_bits": bits[-1] if bits else activation_bits,
+            "form": ("normalized" if name in normed else "dequantized") if form == "auto" else form,
+        }
+    if not chosen:
+        raise ValueError(f"no layer is left to quantize; layers: {', '.join(every) or 'none'}")
+    return chosen
+
+
+def followed_by_batch_norm(model: nn.Module, example: Tensor) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Run the model once and read off the autograd graph which layers' outputs go into batch norms and nowhere else.
+
+    The graph is what really happened: it sees functional calls, shared layers and branches, needs no tracing of Python, and a
+    layer whose output is also used elsewhere is not taken for one whose scale is absorbed.
+
+    Returns:
+        Names of such layers, and the names of all linear and convolution layers that ran, in the order of their first run.
+    """
+    outputs: dict[str, list[Any]] = {}
+
+    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
+        def record(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
+            outputs.setdefault(name, []).append(output.grad_fn)
+
+        return model.get_submodule(name).register_forward_hook(record)
+
+    handles = [watch(name) for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            result = model(example.detach().clone().requires_grad_())
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    users = _users_of_nodes(result.grad_fn)
+
+    def only_normed(nodes: Sequence[Any]) -> bool:
+        return all(users.get(node) and all("BatchNorm" in user.name() for user in users[node]) for node in nodes)
+
+    return frozenset(name for name, nodes in outputs.items() if only_normed(nodes)), tuple(outputs)
+
+
+def attach_quantizers(
+    bundle: ModelBundle,
+    images: Tensor,
+    *,
+    layers: Mapping[str, Mapping[str, Any]],
+    freezes: bool,
+    activation_init: Literal["reference", "signed"] = "reference",
+) -> ModelBundle:
+    """Attach quantizers in place and set all bounds from one batch.
+
+    Weights: +-3 std. Inputs: those of each layer as it runs, the layers before it quantized already, in training mode
+    without gradient. As in the authors' code this moves the statistics of batch norms once.
+
+    Args:
+        bundle: not quantized yet; masks may be there.
+        images: the batch.
+        layers: from `choose_layers`.
+        freezes: whether weights may freeze later.
+        activation_init: "reference": min(x) and 3 std(x) / sqrt(1 - 2/pi); "signed": for inputs with negative values mean
+            +- 3 std instead.
+
+    Source: arXiv 2211.08544, the authors' code; "signed" is ours.
+    """
+    bundle = apply_transform(bundle, TRANSFORM.name, {"layers": {k: dict(v) for k, v in layers.items()}, "freezes": freezes})
+    initialise_bounds(bundle.model, images, activation_init=activation_init)
+    return bundle
+
+
+def initialise_bounds(
+    model: nn.Module, images: Tensor, *, activation_init: Literal["reference", "signed"] = "reference"
+) -> None:
+    """Set all bounds of a model's quantizers from one batch, in place; see `attach_quantizers`."""
+    for layer in quantized_layers(model).values():
+        quantizer, inputs = quantizers_of(layer)
+        weight = float_weight(layer).detach()
+        lower, upper = initial_weight_bounds(weight if quantizer.mask is None else weight[quantizer.mask])
+        with torch.no_grad():
+            quantizer.lower.copy_(lower)
+            quantizer.upper.copy_(upper)
+        inputs.observes = activation_init
+    was_training = model.training
+    with torch.no_grad():
+        model.train()(images)
+    model.train(was_training)
+
+
+def quantizers_of(layer: Layer) -> tuple[QuantizedWeight, QuantizedInput]:
+    """The quantizers of a quantized layer's weight and of its input."""
+    return cast("QuantizedWeight", weight_quantizer(layer)), cast("QuantizedInput", layer.input_quantizer)
+
+
+def _users_of_nodes(last: Any) -> dict[Any, list[Any]]:
+    """Every node of an autograd graph, with the nodes that use what it made."""
+    users: dict[Any, list[Any]] = {last: []}
+    waiting = [last]
+    while waiting:
+        node = waiting.pop()
+        for source, _ in node.next_functions:
+            if source is None:
+                continue
+            if source not in users:
+                users[source] = []
+                waiting.append(source)
+            users[source].append(node)
+    return users
+
+
+def _refuse_unsupported(name: str, layer: nn.Module, *, has_run: bool) -> None:
+    advice = "name it in unquantized_layers to leave it as it is"
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise ValueError(f"{name} is a {type(layer).__name__}; supported: Linear, Conv2d; {advice}")  # noqa: TRY004
+    computes_plainly = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward)
+    if not computes_plainly and "Conv2dSame" not in (kind.__name__ for kind in type(layer).__mro__):
+        raise ValueError(f"{name} is a {type(layer).__name__}, which changes its weight before use; {advice}")
+    if not has_run:
+        raise ValueError(f"{name} did not run in a forward pass, so it has no inputs to set bounds from; {advice}")

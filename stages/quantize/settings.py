@@ -1,0 +1,122 @@
+"""Settings and descriptions of the `quantize` stages. Torch-free, so that plans stay fast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.contract import Port, StageSpec
+from stages.training.settings import MODEL_METRICS, TrainingSettings
+
+Bits = Literal[2, 3, 4, 8]
+
+
+class QATSettings(TrainingSettings):
+    """Quantization-aware training with learned bounds: a third of the usual epochs at half the learning rate."""
+
+    epochs: int = Field(13, ge=1, le=100_000, description="passes over the training images")
+    learning_rate: float = Field(1.5e-3, gt=0, le=100, description="largest learning rate of the weights")
+    weight_bits: Bits = Field(2, description="bits of a weight")
+    activation_bits: Bits = Field(2, description="bits of an element of a layer's input")
+    layer_bits: Mapping[str, Bits] = Field(
+        default_factory=dict,
+        description='bits of single layers, weights and inputs: name or pattern such as "*.fc2" -> bits; the last match counts',
+    )
+    unquantized_layers: tuple[str, ...] = Field((), description="layers left in floats: names or patterns")
+    end_layers: Literal["same", "8bit", "float"] = Field(
+        "same", description="bits of the first layer and of the last: those of all others (the reference), 8, or floats"
+    )
+    form: Literal["auto", "normalized", "dequantized"] = Field(
+        "auto",
+        description="values a layer computes with: in [-1, 1], in units of the weights, or the first only before a batch norm",
+    )
+    activation_init: Literal["reference", "signed"] = Field(
+        "reference",
+        description="first bounds of inputs: min and 3 std / sqrt(1 - 2/pi), or mean +- 3 std where some are negative",
+    )
+    bound_learning_rate: float = Field(
+        1e-4, gt=0, le=1, description="largest learning rate of the bounds (Adam); follows the schedule of the weights"
+    )
+
+
+class LTSSettings(QATSettings):
+    """LTS: quantization-aware training that freezes each weight once it has stayed close to its level."""
+
+    threshold_mode: Literal["fixing", "linear_growth", "sine_growth"] = Field(
+        "linear_growth", description="how the freezing threshold grows from the end of the freezing warm-up to the last step"
+    )
+    fixed_rate: float = Field(0.1, gt=0, le=1, description="threshold of mode fixing, in distances of two levels")
+    distance_momentum: float = Field(
+        0.99, ge=0, lt=1, description="m of the moving average of a weight's distance to its level; memory 1 / (1 - m) steps"
+    )
+    freeze_warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps before anything freezes")
+    skip_frozen: Literal["none", "layers", "rows"] = Field(
+        "layers",
+        description="weight gradients left out: none (the reference), of layers frozen whole, or also of rows frozen whole; "
+        "what is left out gives nothing to the layer's weight bounds either",
+    )
+
+    @model_validator(mode="after")
+    def _freezing_can_happen(self) -> Self:
+        if self.freeze_warmup * self.epochs > self.epochs - 1 and self.freeze_warmup > 0 and self.epochs > 1:
+            raise ValueError(
+                f"freeze_warmup {self.freeze_warmup} of {self.epochs} epochs leaves less than one epoch in which weights can "
+                "freeze; lower freeze_warmup or raise epochs, or use quantize.qat"
+            )
+        return self
+
+
+QAT_METRICS = (
+    *MODEL_METRICS,
+    "initial_top1_accuracy",
+    "num_quantized_layers",
+    "num_normalized_layers",
+    "num_dequantized_layers",
+    "max_levels",
+    "levels_valid",
+)
+"""What every stage of this kind reports. `max_levels`: most distinct values of one layer's weights; `levels_valid`: no layer
+has more than 2^bits."""
+
+LTS_METRICS = (
+    *QAT_METRICS,
+    "frozen_fraction",
+    "mean_frozen_fraction",
+    "frozen_weights_fraction",
+    "backward_cost_saved_accounted",
+    "backward_cost_skipped",
+    "backward_cost_saved_measured",
+)
+"""Three columns that are never mixed: `backward_cost_saved_accounted` is the published formula, f / 2 with f the mean share of
+frozen parameters over training; `backward_cost_skipped` counts the multiply-accumulates that were really left out;
+`backward_cost_saved_measured` is a paired timing at the end of training, a measurement."""
+
+STAGES: tuple[StageSpec, ...] = (
+    StageSpec(
+        name="quantize.lts",
+        version=1,
+        summary="Quantization-aware training that freezes weights which stay at their level, and skips their gradients",
+        settings=LTSSettings,
+        implementation="stages.quantize.lts:run",
+        inputs={"model": Port(kind="model")},
+        output="model",
+        metrics=LTS_METRICS,
+        source="Zhong et al. 2022, Exploiting the Partly Scratch-off Lottery Ticket for Quantization-Aware Training, "
+        "arXiv 2211.08544",
+        example={"data": "digits", "epochs": 2, "weight_bits": 2, "activation_bits": 4},
+    ),
+    StageSpec(
+        name="quantize.qat",
+        version=1,
+        summary="Quantization-aware training with learned bounds and without freezing: the control for LTS",
+        settings=QATSettings,
+        implementation="stages.quantize.qat:run",
+        inputs={"model": Port(kind="model")},
+        output="model",
+        metrics=QAT_METRICS,
+        source="The quantizer of arXiv 2211.08544 (learned bounds, straight through); compare Esser et al. 2019, 1902.08153",
+        example={"data": "digits", "epochs": 2, "weight_bits": 2, "activation_bits": 4},
+    ),
+)
