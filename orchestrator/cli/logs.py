@@ -49,6 +49,8 @@ def logs(shell: Shell, run: str, node: str | None, follows: bool, attempt: int |
         })  # fmt: skip
         return 0
     for entry, number, text in found:
+        if not text and len(found) > 1:
+            continue
         if len(found) > 1:
             shell.data([f"==> {entry.label}, attempt {number} <=="])
         shell.data(_last(text, tail))

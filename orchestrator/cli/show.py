@@ -23,12 +23,12 @@ def show(shell: Shell, name: str) -> int:
         if shell.as_json:
             shell.document(status_document(status, {}, with_text=True))
         else:
-            shell.data(run_lines(status, style=shell.style))
+            shell.data(run_lines(status, style=shell.style, width=shell.width))
             shell.data(status_lines(status, progress={}, style=shell.style, width=shell.width, show_trace=shell.verbose))
         return 0
     record = record_of_key(shell.workspace, name)
     if shell.as_json:
         shell.document(record_document(record))
     else:
-        shell.data(record_lines(record, style=shell.style))
+        shell.data(record_lines(record, style=shell.style, width=shell.width))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +15,7 @@ from orchestrator.store.artifacts import Record
 _INDENT = "   "
 
 
-def record_lines(record: Record, *, style: Style) -> list[str]:
+def record_lines(record: Record, *, style: Style, width: int | None) -> list[str]:
     """What `show KEY` prints."""
     took = format_seconds(record.seconds)
     lines = [
@@ -24,14 +25,16 @@ def record_lines(record: Record, *, style: Style) -> list[str]:
     ]
     identity = record.identity
     known = {"settings", "inputs"}
-    lines += _section("settings", identity.get("settings", {}), empty="all defaults", style=style)
-    lines += _section("inputs", identity.get("inputs", {}), style=style)
-    lines += _section("identity", {name: value for name, value in identity.items() if name not in known}, style=style)
-    lines += _section("metrics", record.metrics, style=style)
-    lines += _section("measurements", record.measurements, style=style)
+    lines += _section("settings", identity.get("settings", {}), empty="all defaults", style=style, width=width)
+    lines += _section("inputs", identity.get("inputs", {}), style=style, width=width)
+    lines += _section(
+        "identity", {name: value for name, value in identity.items() if name not in known}, style=style, width=width
+    )
+    lines += _section("metrics", record.metrics, style=style, width=width)
+    lines += _section("measurements", record.measurements, style=style, width=width)
     sizes = {name: f"{format_bytes(file.size_bytes)}  {file.digest[:12]}" for name, file in record.files.items()}
-    lines += _section(f"files ({format_bytes(record.size_bytes)})", sizes, style=style)
-    lines += _section("made with", _flat(record.provenance), style=style)
+    lines += _section(f"files ({format_bytes(record.size_bytes)})", sizes, style=style, width=width)
+    lines += _section("made with", _flat(record.provenance), style=style, width=width)
     lines.append(f"next: orchestrator artifacts get {record.key[:8]} ./out")
     return lines
 
@@ -41,7 +44,7 @@ def record_document(record: Record) -> dict[str, Any]:
     return {"artifact": {**asdict(record), "size_bytes": record.size_bytes}}
 
 
-def run_lines(status: RunStatus, *, style: Style) -> list[str]:
+def run_lines(status: RunStatus, *, style: Style, width: int | None) -> list[str]:
     """What a run was asked to do, above the table of its nodes."""
     request = status.request
     asked = {
@@ -51,15 +54,25 @@ def run_lines(status: RunStatus, *, style: Style) -> list[str]:
         "executor": request.get("executor", ""),
         "tags": ", ".join(f"{name}={value}" for name, value in (request.get("tags") or {}).items()),
     }
-    return _section("asked", {name: value for name, value in asked.items() if value}, style=style)
+    return _section("asked", {name: value for name, value in asked.items() if value}, style=style, width=width)
 
 
-def _section(title: str, values: Mapping[str, Any], *, style: Style, empty: str = "") -> list[str]:
+def _section(title: str, values: Mapping[str, Any], *, style: Style, width: int | None, empty: str = "") -> list[str]:
     if not values and not empty:
         return []
-    width = max((len(name) for name in values), default=0)
-    rows = [f"{_INDENT}{name:<{width}}  {_value(value)}" for name, value in values.items()]
+    name_width = max((len(name) for name in values), default=0)
+    rows = []
+    for name, value in values.items():
+        first, *more = _in_lines(format_value(value), width=width, indent=len(_INDENT) + name_width + 2)
+        rows += [f"{_INDENT}{name:<{name_width}}  {first}", *(" " * (len(_INDENT) + name_width + 2) + line for line in more)]
     return [style.paint(title, "bold"), *(rows or [f"{_INDENT}{empty}"])]
+
+
+def _in_lines(text: str, *, width: int | None, indent: int) -> list[str]:
+    """Keys and commands are there to be copied, so that words are never broken."""
+    if width is None or len(text) + indent <= width:
+        return [text]
+    return textwrap.wrap(text, max(20, width - indent), break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,8 +86,3 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
         elif value not in ("", None):
             flat[name] = value
     return flat
-
-
-def _value(value: Any) -> str:
-    """Keys in full: they are there to be copied."""
-    return format_value(value)

@@ -126,7 +126,7 @@ def _of_attempts(node: NodeStatus, planned: PlanNode | None) -> str:
 
 
 def _kept_step(ledger: Ledger, node: NodeStatus) -> int | None:
-    latest = Checkpoints(ledger.store.workspace(f"checkpoints/{node.key}")).latest()
+    latest = Checkpoints(ledger.store.workspace(f"checkpoints/{node.key}", make=False)).latest()
     return latest[0] if latest else None
 
 

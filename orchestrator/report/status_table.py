@@ -44,18 +44,18 @@ def counts_text(status: RunStatus) -> str:
         (status.count("hit"), "hit"), (status.count("done"), ""), (status.count("running"), "running"),
         (status.count("planned", "waiting", "retrying"), "waiting" if status.state in LIVE_STATES else "not started"),
         (status.count("failed"), "failed"), (status.count("blocked"), "blocked"), (status.count("skipped"), "skipped"),
-        (status.count("cancelled"), "cancelled"),
+        (status.count("cancelled"), "cancelled"), (status.count("interrupted"), "interrupted"),
     ]  # fmt: skip
     texts = [plural(number, "hit") if word == "hit" else f"{number} {word or 'done'}" for number, word in parts if number]
     return ", ".join(texts)
 
 
 def node_word(node: NodeStatus, status: RunStatus) -> str:
-    """The status word of a node; what a run that has ended never got to is CANCEL, whatever it was waiting for."""
+    """The status word of a node; what a run that has ended never came to is SKIP, whatever it was waiting for."""
     if node.state == "done" and node.ending == "shared":
         return "SHARED"
-    if status.state not in LIVE_STATES and node.state in ("planned", "running", "waiting", "retrying"):
-        return "SKIP" if status.state == "failed" and node.state == "planned" else "CANCEL"
+    if node.state == "planned" and status.state not in LIVE_STATES:
+        return "SKIP"
     return state_word(node.state)
 
 
@@ -143,8 +143,10 @@ def _detail(node: NodeStatus, status: RunStatus, progress: Progress | None) -> s
         return printable(node.error.strip().splitlines()[0])
     if node.note:
         return node.note
-    if node.state == "running" and status.state == "interrupted":
-        return "its run is gone; submit the file again to go on"
+    if node.state == "interrupted":
+        return "its run ended before it did; what it had saved is kept"
+    if node.state == "planned" and status.state not in LIVE_STATES:
+        return "not started"
     if node.state == "done" and node.size_bytes:
         return format_bytes(node.size_bytes)
     return ""

@@ -18,7 +18,7 @@ _COLOURS = {
 
 _STATE_WORDS = {
     "hit": "HIT", "planned": "WAIT", "running": "RUN", "waiting": "WAIT", "done": "DONE", "failed": "FAIL",
-    "skipped": "SKIP", "blocked": "SKIP", "cancelled": "CANCEL", "retrying": "RETRY",
+    "skipped": "SKIP", "blocked": "SKIP", "cancelled": "CANCEL", "interrupted": "CANCEL", "retrying": "RETRY",
 }  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def test_the_live_block_never_outgrows_the_terminal(workspace: api.Workspace) ->
 def test_what_an_ended_run_never_reached_is_not_waiting(workspace: api.Workspace) -> None:
     status = a_run(workspace)
     node = status.nodes["node0"]
-    status.state = "interrupted"
+    status.end_without_word()
     assert node_word(node, status) == "CANCEL"
     status.state, node.state = "failed", "planned"
     assert node_word(node, status) == "SKIP"
