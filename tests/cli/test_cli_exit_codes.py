@@ -29,13 +29,13 @@ def test_a_bug_of_ours_exits_with_1_and_keeps_the_trace_in_a_file(cli: Cli, monk
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(api, "plan", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(Path.cwd()))
     answer = cli("plan", "chain.yaml")
     assert answer.code == 1
     assert "Traceback" not in answer.err
     assert "our fault" in answer.err
     place = Path(answer.err.split("saved in ")[-1].strip())
     assert "RuntimeError: a bug" in place.read_text()
-    place.unlink()
     assert "Traceback" in cli("-v", "plan", "chain.yaml").err
 
 
