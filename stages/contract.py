@@ -43,6 +43,7 @@ class StageSpec:
     `implementation` is "package.module:function"; the module is imported only where the stage runs. Raise `version` when
     the same settings must give another artifact (a changed default, a mended formula): old artifacts then stop being hits.
     `example` holds small settings with which the stage runs in seconds: documentation shows them, the contract suite runs them.
+    `example_inputs` holds, by port, settings of the stage that makes that input, where its own example will not do.
     """
 
     name: str
@@ -55,6 +56,7 @@ class StageSpec:
     metrics: Sequence[str] = ()
     source: str = ""
     example: Mapping[str, Any] = field(default_factory=dict)
+    example_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     experimental: bool = False
 
 

@@ -18,6 +18,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.models.bundle import ModelBundle, apply_transform
 from stages.models.transforms import TOKEN_REDUCTION
 from stages.ops.token_budget import TokenSchedule, ViTShape, refuse_schedule, tome_kept_tokens
 from stages.ops.tokens import Tokens, class_attention, merge_bipartite, reduce_ranked
@@ -128,15 +129,16 @@ class ReducedViT(VisionTransformer):  # type: ignore[misc]
         return Tokens(features)
 
     def read_out(self, tokens: Tokens) -> Tensor:
-        """The class token, or sum(x * size) / sum(size) over the patch tokens: (B, C)."""
+        """The class token, or sum(x * size) / sum(size) over the patch tokens that are there: (B, C)."""
         if self.global_pool == "token":
             read: Tensor = self.norm(tokens.features[:, 0])
             return read
         features: Tensor = self.norm(tokens.features)[:, 1:]
         if tokens.size is None:
             return features.mean(dim=1)
-        weight = tokens.size[:, 1:, None]
-        return (features * weight).sum(dim=1) / weight.sum(dim=1)
+        weight = tokens.size if tokens.mask is None else tokens.size * tokens.mask
+        weight = weight[:, 1:, None]
+        return (features * weight).sum(dim=1) / weight.sum(dim=1).detach()
 
 
 class TokenReductionTransform:
@@ -161,12 +163,32 @@ class TokenReductionTransform:
 TRANSFORM = TokenReductionTransform()
 
 
+def apply_schedule(bundle: ModelBundle, schedule: TokenSchedule) -> ModelBundle:
+    """Fix DiffRate's operators with these counts in a bundle's model, in place, and return the bundle that records them."""
+    settings = {"operator": "ranked", "prune": list(schedule.prune), "merge": list(schedule.merge)}
+    return apply_transform(bundle, TRANSFORM.name, settings)
+
+
+def apply_bipartite(bundle: ModelBundle, merged: Sequence[int]) -> ModelBundle:
+    """Fix ToMe's operator in a bundle's model, in place: `merged` tokens go in each block."""
+    return apply_transform(bundle, TRANSFORM.name, {"operator": "bipartite", "merged": list(merged)})
+
+
+def find_schedule(bundle: ModelBundle, *, who: str) -> TokenSchedule:
+    """The schedule that a bundle carries, to be given to another; raises ValueError where it carries none."""
+    for spec in bundle.transforms:
+        if spec.name == TRANSFORM.name and spec.settings["operator"] == "ranked":
+            return TokenSchedule(prune=tuple(spec.settings["prune"]), merge=tuple(spec.settings["merge"]))
+    raise ValueError(f"{who}: the model carries no schedule of pruned and merged tokens; make it with compress_tokens.diffrate")
+
+
 def reduce_blocks(model: nn.Module, reductions: Sequence[Reduction]) -> None:
     """Put a reduction into every block, in place; the state dict keeps its names."""
     refuse_model(model, who="token_reduction")
     vit: Any = model
     vit.blocks = nn.Sequential(*(ReducedBlock(*pair) for pair in zip(vit.blocks, reductions, strict=True)))
     vit.__class__ = ReducedViT
+    vit.train(vit.training)  # the new modules, too
 
 
 def vit_shape(model: nn.Module, *, image_shape: tuple[int, ...] | None = None) -> ViTShape:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -36,15 +38,17 @@ def required(spec: StageSpec) -> dict[str, Port]:
     return {name: port for name, port in spec.inputs.items() if not port.optional}
 
 
-def nodes_for(spec: StageSpec, name: str) -> dict[str, dict]:
-    """The stage as a node, with nodes before it that make its inputs."""
+def nodes_for(spec: StageSpec, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, dict]:
+    """The stage as a node, with nodes before it that make its inputs; `changes` are put over its example."""
     nodes: dict[str, dict] = {}
     inputs = {}
     for port_name, port in required(spec).items():
         maker = producer(port.kind)
-        nodes.update(nodes_for(maker, f"made_{port.kind}"))
-        inputs[port_name] = f"made_{port.kind}"
-    nodes[name] = {"stage": spec.name, "params": dict(spec.example), "inputs": inputs}
+        wanted = spec.example_inputs.get(port_name, {})
+        made = f"made_{port_name}" if wanted else f"made_{port.kind}"
+        nodes.update(nodes_for(maker, made, wanted))
+        inputs[port_name] = made
+    nodes[name] = {"stage": spec.name, "params": {**spec.example, **(changes or {})}, "inputs": inputs}
     return nodes
 
 
