@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,6 +18,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.store.processes import host_identity, process_is_alive, process_started
 
 NAMESPACE = "orchestrator"
+_FAMILY_FILE = "processes.json"
 OBJECT_STORE_BYTES = 256 * 2**20  # messages are small JSON; artifacts never pass through the object store
 
 
@@ -52,6 +55,8 @@ def start_local(*, num_cpus: int) -> Any:
             f"Ray did not start on this machine: {type(error).__name__}: {error}",
             next_step="orchestrator doctor; or run without Ray: --executor inline",
         ) from error
+    _write_family(ray, folder)
+    _keep_stdout_clean(ray)
     return ray
 
 
@@ -66,14 +71,25 @@ class Service:
 
 def services(ray: Any) -> tuple[Service, ...]:
     """The scheduler and the control store of the Ray that `start_local` began; empty where Ray no longer tells."""
+    return tuple(
+        Service(name, process_id, process_started(process_id))
+        for name, process_id in _own_processes(ray)
+        if name in ("raylet", "gcs_server")
+    )
+
+
+def _own_processes(ray: Any) -> list[tuple[str, int]]:
+    """Name and number of each process that `ray.init` has begun itself."""
     node = getattr(getattr(getattr(ray, "_private", None), "worker", None), "_global_node", None)
     processes = getattr(node, "all_processes", None) or {}
-    found = []
-    for name in ("raylet", "gcs_server"):
-        for info in processes.get(name, ()):
-            process_id = info.process.pid
-            found.append(Service(name, process_id, process_started(process_id)))
-    return tuple(found)
+    return [(name, info.process.pid) for name, infos in processes.items() for info in infos]
+
+
+def _keep_stdout_clean(ray: Any) -> None:
+    """Ray prints the end of its scheduler's log to our standard output when that dies, whatever `log_to_driver` says."""
+    worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_args, **_kwargs: None
 
 
 def dead_service(watched: Iterable[Service]) -> str:
@@ -85,16 +101,40 @@ def stop(ray: Any) -> None:
     """Stop this run's Ray and remove its files."""
     with suppress(Exception):
         ray.shutdown()
-    shutil.rmtree(_session_folder(), ignore_errors=True)
+    _end_session(_session_folder())
 
 
 def sweep_sessions() -> None:
-    """Remove the files of runs that were killed; Ray itself never deletes its session folders."""
+    """End what is left of runs that were killed, and remove their files; Ray itself never deletes its session folders."""
     prefix = f"orc{_host_tag()}-"
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         process = folder.name.removeprefix(prefix)
         if process.isdigit() and not process_is_alive(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
+            _end_session(folder)
+
+
+def _write_family(ray: Any, folder: Path) -> None:
+    """Note every process that Ray has begun, and no other child of ours.
+
+    Two of its agents outlive a killed driver or control store by a minute and more, orphaned and renamed, so that nothing but
+    this note tells whose they are.
+    """
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        own = [process_id for _, process_id in _own_processes(ray)]
+        below = [child.pid for process_id in own for child in psutil.Process(process_id).children(recursive=True)]
+        family = [*own, *below]
+        (folder / _FAMILY_FILE).write_text(json.dumps({number: process_started(number) for number in family}), encoding="utf-8")
+
+
+def _end_session(folder: Path) -> None:
+    with suppress(OSError, ValueError):
+        family: dict[str, str] = json.loads((folder / _FAMILY_FILE).read_text(encoding="utf-8"))
+        for number, started in family.items():
+            if started and process_started(int(number)) == started:
+                os.kill(int(number), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _session_folder() -> Path:

@@ -121,7 +121,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def finish(driver: Driver, undisturbed: dict[str, str], drivers: list[Driver], *, executor: str = "inline") -> Driver:
     """Submit again: it completes, repeats nothing that was finished, and ends in the same content."""
     finished = set(content(driver.store))
+    cluster.sweep_sessions()  # as the next run on Ray does
     wait_until(lambda: not driver.strays(), 30)
+    assert not driver.session().exists()
     again = Driver(driver.store.parent, executor=executor)
     drivers.append(again)
     assert again.end() == 0, again.lines
@@ -153,9 +155,9 @@ def run_and_kill(driver: Driver, victim: str, undisturbed: dict[str, str], drive
     else:
         assert code == 7, driver.lines
         assert any("has died" in line for line in driver.lines)
+        wait_until(lambda: not driver.strays(), 20)  # our own end leaves nothing, with no help from a next run
+        assert not driver.session().exists()
     finish(driver, undisturbed, drivers)
-    cluster.sweep_sessions()
-    assert not driver.session().exists()
 
 
 @pytest.mark.ray
