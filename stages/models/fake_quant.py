@@ -22,7 +22,14 @@ from torch.nn.utils import parametrize
 from stages.models.nm_mask import make_weight_plain
 from stages.models.transforms import FAKE_QUANTIZATION
 from stages.ops.frozen_rows import WORTHWHILE, can_skip_rows, forward_with_live_rows
-from stages.ops.quantizers import Bounds, Form, initial_activation_bounds, quantize_activation, quantize_weight
+from stages.ops.quantizers import (
+    Bounds,
+    Form,
+    initial_activation_bounds,
+    least_squares_bounds,
+    quantize_activation,
+    quantize_weight,
+)
 
 BITS = (2, 3, 4, 8)
 """Legal widths of weights and activations."""
@@ -127,7 +134,12 @@ class QuantizedInput(nn.Module):
     def forward(self, value: Tensor) -> Tensor:
         if self.observes is not None:
             with torch.no_grad():
-                lower, upper = initial_activation_bounds(value, signed=self.observes == "signed")
+                reference = self.observes == "reference"
+                lower, upper = (
+                    initial_activation_bounds(value)
+                    if reference
+                    else least_squares_bounds(value, bits=self.bits, symmetric=False)
+                )
                 self.lower.copy_(lower)
                 self.upper.copy_(upper)
             self.observes = None

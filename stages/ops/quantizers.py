@@ -12,6 +12,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+SEARCHED_VALUES, SEARCHED_SHARES = 4096, 19
+"""Size of the search of `least_squares_bounds`: values looked at, candidates for one end."""
+
 Form = Literal["normalized", "dequantized"]
 """What a layer computes with: `normalized` q in [0, 1] (weights 2q - 1), whose scale a following batch norm takes up, or
 `dequantized` lower + q (upper - lower), in the units of the unquantized tensor."""
@@ -113,20 +116,48 @@ def initial_weight_bounds(weights: Tensor) -> Bounds:
     return Bounds(-spread, spread)
 
 
-def initial_activation_bounds(inputs: Tensor, *, signed: bool = False) -> Bounds:
+def initial_activation_bounds(inputs: Tensor) -> Bounds:
     """min(x) and 3 std(x) / sqrt(1 - 2/pi): for the output of a ReLU (half a normal distribution) the latter is 3 sigma.
 
     Args:
         inputs: one batch of a layer's inputs, any shape.
-        signed: for inputs with negative values take mean - 3 std and mean + 3 std instead, within what occurs. With few bits
-            the formula above spends a level of the output of a layer norm on what hardly occurs.
 
-    Source: arXiv 2211.08544, the authors' code; `signed` is ours.
+    Source: arXiv 2211.08544, the authors' code.
     """
-    lowest, deviation = inputs.min(), inputs.std()
-    if signed and bool(lowest < 0):
-        middle = inputs.mean()
-        lower, upper = torch.maximum(lowest, middle - 3 * deviation), torch.minimum(inputs.max(), middle + 3 * deviation)
-    else:
-        lower, upper = lowest, 3 * deviation / math.sqrt(1 - 2 / math.pi)
+    lower, upper = inputs.min(), 3 * inputs.std() / math.sqrt(1 - 2 / math.pi)
     return Bounds(lower, upper if bool(upper > lower) else lower + 1)
+
+
+def least_squares_bounds(values: Tensor, *, bits: int, symmetric: bool) -> Bounds:
+    """The bounds, of a grid of candidates, with the least sum of (x - grid(x))^2.
+
+    With few bits, levels three deviations out are spent on what hardly occurs: of a normal distribution, 4 levels keep 88 %
+    of the variance between bounds of +-1.5 deviations, and 54 % between +-3.
+
+    Args:
+        values: weights, or a batch of a layer's inputs; of many, evenly spread ones are looked at.
+        bits: width of a level's number.
+        symmetric: lower = -upper, as for weights; otherwise both ends are searched.
+
+    Source: ours; the search is common in post-training quantization.
+    """
+    flat = values.detach().flatten()
+    sample = flat[:: max(1, len(flat) // SEARCHED_VALUES)]
+    largest, smallest = sample.max(), sample.min()
+    if symmetric:
+        largest = sample.abs().max()
+        smallest = -largest
+    if not bool(largest > smallest):
+        return initial_weight_bounds(flat) if symmetric else Bounds(smallest, smallest + 1)
+    shares = torch.linspace(0.1, 1.0, SEARCHED_SHARES, dtype=flat.dtype, device=flat.device)
+    # A lower end of a few hundredths of the upper one (GELU's) is only ever searched together with 0.
+    ends = [(-share, share) for share in shares] if symmetric else [(low, high) for high in shares for low in (0, *shares)]
+    best, chosen = math.inf, Bounds(smallest, largest)
+    for low, high in ends:
+        bounds = Bounds(-largest * high, largest * high) if symmetric else Bounds(smallest * low, largest * high)
+        if not bool(bounds.upper > bounds.lower):
+            continue
+        error = float((quantize_activation(sample, bounds, bits=bits, form="dequantized") - sample).square().sum())
+        if error < best:
+            best, chosen = error, bounds
+    return chosen

@@ -24,9 +24,10 @@ from stages.models.fake_quant import (
     quantized_layers,
     weight_quantizer,
 )
-from stages.ops.quantizers import initial_weight_bounds
+from stages.ops.quantizers import initial_weight_bounds, least_squares_bounds
 
 FormChoice = Literal["auto", "normalized", "dequantized"]
+BoundsInit = Literal["reference", "least_squares"]
 EndLayers = Literal["same", "8bit", "float"]
 
 UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d, nn.MultiheadAttention, nn.Bilinear, nn.RNNBase)
@@ -126,40 +127,42 @@ def attach_quantizers(
     *,
     layers: Mapping[str, Mapping[str, Any]],
     freezes: bool,
-    activation_init: Literal["reference", "signed"] = "reference",
+    bounds_init: BoundsInit = "reference",
 ) -> ModelBundle:
     """Attach quantizers in place and set all bounds from one batch.
 
-    Weights: +-3 std. Inputs: those of each layer as it runs, the layers before it quantized already, in training mode
-    without gradient. As in the authors' code this moves the statistics of batch norms once.
+    Weights: +-3 std. Inputs: min(x) and 3 std(x) / sqrt(1 - 2/pi), of each layer's inputs as it runs, the layers before it
+    quantized already, in training mode without gradient. As in the authors' code this moves the statistics of batch norms
+    once.
 
     Args:
         bundle: not quantized yet; masks may be there.
         images: the batch.
         layers: from `choose_layers`.
         freezes: whether weights may freeze later.
-        activation_init: "reference": min(x) and 3 std(x) / sqrt(1 - 2/pi); "signed": for inputs with negative values mean
-            +- 3 std instead.
+        bounds_init: "reference": as above; "least_squares": those that change weights and inputs least.
 
-    Source: arXiv 2211.08544, the authors' code; "signed" is ours.
+    Source: arXiv 2211.08544, the authors' code; "least_squares" is ours.
     """
     bundle = apply_transform(bundle, TRANSFORM.name, {"layers": {k: dict(v) for k, v in layers.items()}, "freezes": freezes})
-    initialise_bounds(bundle.model, images, activation_init=activation_init)
+    initialise_bounds(bundle.model, images, bounds_init=bounds_init)
     return bundle
 
 
-def initialise_bounds(
-    model: nn.Module, images: Tensor, *, activation_init: Literal["reference", "signed"] = "reference"
-) -> None:
+def initialise_bounds(model: nn.Module, images: Tensor, *, bounds_init: BoundsInit = "reference") -> None:
     """Set all bounds of a model's quantizers from one batch, in place; see `attach_quantizers`."""
     for layer in quantized_layers(model).values():
         quantizer, inputs = quantizers_of(layer)
         weight = float_weight(layer).detach()
-        lower, upper = initial_weight_bounds(weight if quantizer.mask is None else weight[quantizer.mask])
+        kept = weight if quantizer.mask is None else weight[quantizer.mask]
+        reference = bounds_init == "reference"
+        lower, upper = (
+            initial_weight_bounds(kept) if reference else least_squares_bounds(kept, bits=quantizer.bits, symmetric=True)
+        )
         with torch.no_grad():
             quantizer.lower.copy_(lower)
             quantizer.upper.copy_(upper)
-        inputs.observes = activation_init
+        inputs.observes = bounds_init
     was_training = model.training
     with torch.no_grad():
         model.train()(images)

@@ -60,7 +60,7 @@ from stages.models.fake_quant import (
 from stages.ops.counting import count_compute
 from stages.ops.freezing import ThresholdMode, backward_saving, freeze, threshold_rate, update_distance
 from stages.ops.quantizers import level_step, normalise, round_to_levels
-from stages.quantize.layers import choose_layers, initialise_bounds
+from stages.quantize.layers import BoundsInit, choose_layers, initialise_bounds
 from stages.quantize.settings import LTSSettings
 from stages.quantize.training import first_images, run_quantization
 from stages.training.hooks import TrainingHook
@@ -223,7 +223,14 @@ class Freezing(TrainingHook):
 
 
 def quantize_model(
-    model: nn.Module, images: Tensor, *, weight_bits: int, activation_bits: int, freezes: bool = True, **choices: Any
+    model: nn.Module,
+    images: Tensor,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    freezes: bool = True,
+    bounds_init: BoundsInit = "reference",
+    **choices: Any,
 ) -> dict[str, dict[str, Any]]:
     """Attach quantizers to any model, in place, with bounds from one batch.
 
@@ -233,6 +240,7 @@ def quantize_model(
         weight_bits: 2, 3, 4 or 8.
         activation_bits: the same.
         freezes: whether weights may freeze.
+        bounds_init: "reference", or "least_squares" for those that change weights and inputs least.
         choices: further arguments of `choose_layers`.
 
     Returns:
@@ -240,7 +248,7 @@ def quantize_model(
     """
     layers = choose_layers(model, images[:2], weight_bits=weight_bits, activation_bits=activation_bits, **choices)
     TRANSFORM.attach(model, {"layers": layers, "freezes": freezes})
-    initialise_bounds(model, images)
+    initialise_bounds(model, images, bounds_init=bounds_init)
     return layers
 
 

@@ -32,9 +32,9 @@ class QATSettings(TrainingSettings):
         "auto",
         description="values a layer computes with: in [-1, 1], in units of the weights, or the first only before a batch norm",
     )
-    activation_init: Literal["reference", "signed"] = Field(
+    bounds_init: Literal["reference", "least_squares"] = Field(
         "reference",
-        description="first bounds of inputs: min and 3 std / sqrt(1 - 2/pi), or mean +- 3 std where some are negative",
+        description="first bounds: 3 std of weights, min and 3 std / sqrt(1 - 2/pi) of inputs; or those that change both least",
     )
     bound_learning_rate: float = Field(
         1e-4, gt=0, le=1, description="largest learning rate of the bounds (Adam); follows the schedule of the weights"

@@ -107,7 +107,7 @@ def run_quantization(
         form=settings.form,
     )
     before = evaluate_top1(bundle.model, data.test)
-    bundle = attach_quantizers(bundle, images, layers=layers, freezes=freezes, activation_init=settings.activation_init)
+    bundle = attach_quantizers(bundle, images, layers=layers, freezes=freezes, bounds_init=settings.bounds_init)
     total_steps = data.train.num_samples // settings.batch_size * settings.epochs
     hooks: list[TrainingHook] = [
         BoundsHook(learning_rate=settings.bound_learning_rate, settings=settings, total_steps=total_steps)
