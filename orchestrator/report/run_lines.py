@@ -19,7 +19,13 @@ TAIL_LINES = 20
 MAX_FAILURES_IN_FULL = 3
 _PLACE = re.compile(r'File "([^"]+)", line ([0-9]+)')
 
-_SHORT = {"top1_accuracy": "top1", "num_nonzero_parameters": "non-zero", "value": "value"}
+_SHORT = {
+    "top1_accuracy": "top1",
+    "num_nonzero_parameters": "non-zero",
+    "max_abs_difference": "largest difference of a logit",
+    "num_violating_blocks": "blocks beyond N:M",
+    "value": "value",
+}
 """The metrics that a finished node's line shows, and how it calls them."""
 
 Event = Mapping[str, Any]
