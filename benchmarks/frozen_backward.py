@@ -5,8 +5,9 @@
 At 0, 50, 90 and 100 % frozen, lying in two ways: `rows` (whole output rows or channels) and `scattered` (any weights, which
 leaves work to skip only at 100 %). Columns, never mixed: `accounted` is the published formula, f / 2; `skipped` the
 multiply-accumulates of the backward pass that were left out; `measured` 1 - time / time with nothing left out, the two timed
-alternately, in seconds of the processor (one thread; other work on the machine counts little): median, smallest and largest of the pairs. `rule_over_backward` is the time of the freezing rule, which runs before
-each forward pass, over that of a backward pass. Written to benchmarks/out/frozen_backward.json.
+alternately on one thread, in seconds of the processor, since other work on the machine would blur those of the clock: median,
+smallest and largest of the pairs. `rule_over_backward` is the time of the freezing rule, which runs before each forward pass,
+over that of a backward pass. Written to benchmarks/out/frozen_backward.json.
 """
 
 from __future__ import annotations

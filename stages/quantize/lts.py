@@ -111,10 +111,7 @@ class Freezing(TrainingHook):
         self.frozen_at: dict[str, Tensor] = {}
         sizes = {name: layer.weight.numel() for name, layer in self.layers.items()}
         self.macs = dict(macs) if macs is not None else {**sizes, "": sum(sizes.values())}
-        self._kept = {name: _num_kept(_quantizer(layer), layer) for name, layer in self.layers.items()}
-        masked = sum(sizes[name] - kept for name, kept in self._kept.items())
-        self.num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad) - masked
-        self.num_frozen = 0
+        self.num_frozen = sum(_num_set(_quantizer(layer).frozen) for layer in self.layers.values())
         self.next_step = 0
         self._sum_frozen = 0.0
         self._sum_skipped = 0.0
@@ -156,6 +153,18 @@ class Freezing(TrainingHook):
                 restore_frozen(layer)
 
     @property
+    def num_kept(self) -> int:
+        """Weights of quantized layers that no mask removes; a mask may still be shrinking."""
+        masks = {name: _quantizer(layer).mask for name, layer in self.layers.items()}
+        return sum(_num_set(mask) if mask is not None else self.layers[name].weight.numel() for name, mask in masks.items())
+
+    @property
+    def num_trainable(self) -> int:
+        """All trainable parameters, without weights that a mask removes."""
+        masked = sum(layer.weight.numel() for layer in self.layers.values()) - self.num_kept
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad) - masked
+
+    @property
     def frozen_fraction(self) -> float:
         """f: frozen weights / all trainable parameters, norms, biases and bounds included, masked weights not."""
         return self.num_frozen / self.num_trainable
@@ -170,7 +179,7 @@ class Freezing(TrainingHook):
         return {
             "frozen_fraction": self.frozen_fraction,
             "mean_frozen_fraction": self.mean_frozen_fraction,
-            "frozen_weights_fraction": self.num_frozen / sum(self._kept.values()),
+            "frozen_weights_fraction": self.num_frozen / self.num_kept,
             "backward_cost_saved_accounted": backward_saving(self.mean_frozen_fraction),
             "backward_cost_skipped": self._sum_skipped / max(self.next_step, 1),
         }
@@ -201,7 +210,8 @@ class Freezing(TrainingHook):
         assert quantizer.held is not None
         if name not in self.distances:
             self.distances[name], self.previous[name] = torch.zeros_like(weight), torch.zeros_like(weight)
-            self.frozen_at[name] = torch.zeros_like(weight, dtype=torch.int32)
+            # What came frozen with the model stays so, marked by a step before the first.
+            self.frozen_at[name] = -quantizer.frozen.to(torch.int32)
         effective = torch.where(quantizer.frozen, quantizer.held, weight)
         position = normalise(effective, quantizer.bounds)
         update_distance(
@@ -327,6 +337,5 @@ def _quantizer(layer: nn.Module) -> QuantizedWeight:
     return quantizer
 
 
-def _num_kept(quantizer: QuantizedWeight, layer: nn.Module) -> int:
-    assert isinstance(layer.weight, Tensor)
-    return layer.weight.numel() if quantizer.mask is None else int(quantizer.mask.sum())
+def _num_set(flags: Tensor | None) -> int:
+    return 0 if flags is None else int(flags.sum())

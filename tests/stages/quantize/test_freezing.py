@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import pytest
@@ -10,7 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from stages.models.fake_quant import float_weight, quantized_layers, weight_quantizer
+from stages.ops import freezing as freezing_rule
+from stages.ops import quantizers as quantizers_of_numbers
 from stages.ops.quantizers import level_step
+from stages.quantize import lts
 from stages.quantize.lts import Freezing, fold, quantize_model
 from tests.stages.quantize.slow_lts import SlowLayer
 
@@ -331,6 +335,28 @@ def test_folding_gives_plain_weights_on_the_grid_and_the_same_outputs():
     assert len(plain[0].weight.unique()) <= 4
     assert len(plain[7].weight.unique()) <= 4
     assert quantized_layers(model)
+
+
+def test_weights_that_came_frozen_stay_frozen_under_a_new_rule():
+    model = prepared()
+    freeze_all_but(model, {"0": [0, 1, 2, 3], "3": [2]})
+    before = {name: (q.frozen.clone(), q.held.clone()) for name, q in quantizers(model).items()}
+    freezing = Freezing(model, total_steps=20, warmup_steps=10, skip_frozen="none")
+    assert freezing.num_frozen == 4 * 36 + 60
+    for _ in train(model, freezing, steps=20):
+        pass
+    for name, quantizer in quantizers(model).items():
+        frozen, held = before[name]
+        assert not (frozen & ~quantizer.frozen).any()
+        assert torch.equal(quantizer.held[frozen], held[frozen])
+
+
+@pytest.mark.parametrize("module", [lts, freezing_rule, quantizers_of_numbers], ids=["lts", "freezing", "quantizers"])
+def test_the_examples_in_the_documentation_are_true(module):
+    """Also how LTS is used in a training loop of one's own, without the engine."""
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 def test_a_model_without_room_for_frozen_weights_and_a_warm_up_that_never_ends_are_refused():
