@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -18,7 +17,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.store.processes import host_identity, process_is_alive, process_started
 
 NAMESPACE = "orchestrator"
-_FAMILY_FILE = "processes.json"
+_SESSION_VARIABLE = "ORCHESTRATOR_RAY_SESSION"
 OBJECT_STORE_BYTES = 256 * 2**20  # messages are small JSON; artifacts never pass through the object store
 
 
@@ -37,6 +36,7 @@ def start_local(*, num_cpus: int) -> Any:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     folder = _session_folder()
+    os.environ[_SESSION_VARIABLE] = str(folder)  # for the processes that Ray begins now, and for no later child of ours
     try:
         import ray
 
@@ -51,11 +51,13 @@ def start_local(*, num_cpus: int) -> Any:
             _temp_dir=str(folder),
         )
     except Exception as error:  # Ray raises whatever its parts raise
+        _end_session(folder)
         raise ClusterError(
             f"Ray did not start on this machine: {type(error).__name__}: {error}",
             next_step="orchestrator doctor; or run without Ray: --executor inline",
         ) from error
-    _write_family(ray, folder)
+    finally:
+        del os.environ[_SESSION_VARIABLE]
     _keep_stdout_clean(ray)
     return ray
 
@@ -113,27 +115,17 @@ def sweep_sessions() -> None:
             _end_session(folder)
 
 
-def _write_family(ray: Any, folder: Path) -> None:
-    """Note every process that Ray has begun, and no other child of ours.
-
-    Two of its agents outlive a killed driver or control store by a minute and more, orphaned and renamed, so that nothing but
-    this note tells whose they are.
-    """
-    import psutil
-
-    with suppress(psutil.Error, OSError):
-        own = [process_id for _, process_id in _own_processes(ray)]
-        below = [child.pid for process_id in own for child in psutil.Process(process_id).children(recursive=True)]
-        family = [*own, *below]
-        (folder / _FAMILY_FILE).write_text(json.dumps({number: process_started(number) for number in family}), encoding="utf-8")
-
-
 def _end_session(folder: Path) -> None:
-    with suppress(OSError, ValueError):
-        family: dict[str, str] = json.loads((folder / _FAMILY_FILE).read_text(encoding="utf-8"))
-        for number, started in family.items():
-            if started and process_started(int(number)) == started:
-                os.kill(int(number), signal.SIGKILL)
+    """End all processes of a session and remove its files.
+
+    Two of Ray's agents outlive a killed driver or control store by a minute and more, orphaned and renamed: only the variable
+    that they were started with tells whose they are.
+    """
+    mark = f"{_SESSION_VARIABLE}={folder}\0".encode()
+    for environment in Path("/proc").glob("[0-9]*/environ"):  # psutil reads nothing here where a process has renamed itself
+        with suppress(OSError):
+            if mark in environment.read_bytes():
+                os.kill(int(environment.parent.name), signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -82,7 +82,20 @@ class Driver:
 
     def strays(self) -> list[str]:
         """Processes of the family that still run."""
-        return [str(process) for process in self.family.values() if process.is_running() and process.status() != "zombie"]
+        running = []
+        for process in self.family.values():
+            try:
+                if process.is_running() and process.status() != "zombie":
+                    running.append(str(process))
+            except psutil.NoSuchProcess:
+                continue
+        return running
+
+    def wait_until_gone(self, timeout_s: float) -> None:
+        until_s = time.monotonic() + timeout_s
+        while self.strays():
+            assert time.monotonic() < until_s, self.strays()
+            time.sleep(0.05)
 
     def session(self) -> Path:
         return Path(tempfile.gettempdir()) / f"orc{cluster._host_tag()}-{self.process.pid}"
@@ -122,7 +135,7 @@ def finish(driver: Driver, undisturbed: dict[str, str], drivers: list[Driver], *
     """Submit again: it completes, repeats nothing that was finished, and ends in the same content."""
     finished = set(content(driver.store))
     cluster.sweep_sessions()  # as the next run on Ray does
-    wait_until(lambda: not driver.strays(), 30)
+    driver.wait_until_gone(30)
     assert not driver.session().exists()
     again = Driver(driver.store.parent, executor=executor)
     drivers.append(again)
@@ -155,7 +168,7 @@ def run_and_kill(driver: Driver, victim: str, undisturbed: dict[str, str], drive
     else:
         assert code == 7, driver.lines
         assert any("has died" in line for line in driver.lines)
-        wait_until(lambda: not driver.strays(), 20)  # our own end leaves nothing, with no help from a next run
+        driver.wait_until_gone(20)  # our own end leaves nothing, with no help from a next run
         assert not driver.session().exists()
     finish(driver, undisturbed, drivers)
 
@@ -209,7 +222,7 @@ def test_two_submissions_at_once_share_the_work(tmp_path, undisturbed, drivers) 
     assert sorted(made) == ["a", "b", "end", "s", "t"]
     assert content(pair[0].store) == undisturbed
     for driver in pair:
-        wait_until(lambda driver=driver: not driver.strays(), 30)
+        driver.wait_until_gone(30)
         assert not driver.session().exists()
     holders = Leases(api.open_workspace(str(pair[0].store)).store, run="test")
     assert [name for name in holders.store.list("leases") if holders.holder(name) is not None] == []
