@@ -78,6 +78,15 @@ class LBCSettings(NMSettings, TrainingSettings):
         return self
 
 
+class SRSTESettings(NMSettings, TrainingSettings):
+    """SR-STE: train through magnitude masks drawn anew at every step; gradients reach every weight."""
+
+    epochs: int = Field(30, ge=1, le=100_000, description="passes over the training images")
+    sparse_decay: float = Field(
+        2e-4, ge=0, le=1, description="pull to zero on weights outside of the mask (lambda), added to their gradient"
+    )
+
+
 class MagnitudeSettings(NMSettings):
     """One-shot magnitude masks, without training; the accuracy is measured on the test images of `data`."""
 
@@ -101,6 +110,18 @@ STAGES: tuple[StageSpec, ...] = (
         output="model",
         metrics=METRICS,
         source="Zhang et al. 2022, Learning Best Combination for Efficient N:M Sparsity, arXiv 2206.06662",
+        example={"data": "digits", "n_m": "2:4", "epochs": 2},
+    ),
+    StageSpec(
+        name="sparsify.sr_ste",
+        version=1,
+        summary="Trains through magnitude N:M masks drawn anew at every step: the straight-through control for learned masks",
+        settings=SRSTESettings,
+        implementation="stages.sparsify.sr_ste:run",
+        inputs={"model": Port(kind="model")},
+        output="model",
+        metrics=METRICS,
+        source="Zhou et al. 2021, Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, arXiv 2102.04010",
         example={"data": "digits", "n_m": "2:4", "epochs": 2},
     ),
     StageSpec(

@@ -1,0 +1,116 @@
+"""SR-STE: train through magnitude N:M masks drawn anew at every step, pulling what they leave out towards zero.
+
+Every forward pass keeps the N largest magnitudes of each block of M; every weight, kept or not, receives the gradient of the
+masked one (straight through), so a weight that grows may come back. What is not kept is pulled to zero besides, which makes
+masks settle. The control for methods that learn their masks otherwise: same layers, same loop, no scores.
+
+Source: Zhou et al. 2021, Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, arXiv 2102.04010, eq. 9,
+and the authors' code. The paper updates by SGD; under AdamW the pull is part of the gradient and so goes through its
+normalisation, as it does wherever the authors' layers meet another optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from stages.contract import StageContext, StageResult
+from stages.data.base import load_dataset
+from stages.models.nm_mask import apply_masks, make_weight_plain
+from stages.ops.nm import magnitude_mask
+from stages.ops.pattern import NMPattern, parse_pattern
+from stages.sparsify.layers import mask_metrics, refuse_transforms, select_layers
+from stages.sparsify.settings import SRSTESettings
+from stages.training.evaluation import evaluate_top1
+from stages.training.loop import train
+from stages.training.model_artifact import deliver_model, receive_model
+
+
+class MagnitudeSparse(nn.Module):
+    """Parametrization weight -> mask * weight, with the mask of the N largest magnitudes of each block at this moment.
+
+    Forward: W~ = mask(W) * W.
+    Backward, with g = dL/dW~: dL/dW = g + lambda * (1 - mask) * W, for every weight.
+
+    Attributes:
+        pattern: N and M.
+        sparse_decay: lambda, per unit of learning rate.
+    """
+
+    def __init__(self, pattern: NMPattern, *, sparse_decay: float) -> None:
+        super().__init__()
+        self.pattern = pattern
+        self.sparse_decay = sparse_decay
+
+    def forward(self, weight: Tensor) -> Tensor:
+        mask = magnitude_mask(weight, pattern=self.pattern)
+        masked: Tensor = _StraightThrough.apply(weight, mask, self.sparse_decay)  # type: ignore[no-untyped-call]
+        return masked
+
+
+class _StraightThrough(torch.autograd.Function):
+    """mask * weight, whose gradient reaches every weight, with a pull to zero on those outside of the mask."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, sparse_decay: float) -> Tensor:
+        ctx.save_for_backward(weight, mask)
+        ctx.sparse_decay = sparse_decay
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        weight, mask = ctx.saved_tensors
+        return gradient + ctx.sparse_decay * weight.masked_fill(mask, 0.0), None, None
+
+
+def add_magnitude_masks(
+    model: nn.Module, names: Sequence[str], *, pattern: NMPattern, sparse_decay: float
+) -> dict[str, MagnitudeSparse]:
+    """Give the named layers masks that follow their weights, in place; from now on the model is N:M sparse."""
+    layers: dict[str, MagnitudeSparse] = {}
+    for name in names:
+        layers[name] = MagnitudeSparse(pattern, sparse_decay=sparse_decay)
+        parametrize.register_parametrization(model.get_submodule(name), "weight", layers[name])
+    return layers
+
+
+def drop_magnitude_masks(model: nn.Module, layers: Mapping[str, MagnitudeSparse]) -> dict[str, Tensor]:
+    """Take the masks away, in place, leaving mask * weight in plain layers, and return the masks as they were last."""
+    masks: dict[str, Tensor] = {}
+    for name, sparse in layers.items():
+        layer = model.get_submodule(name)
+        weight = layer.parametrizations.weight.original  # type: ignore[union-attr]
+        assert isinstance(weight, Tensor)
+        masks[name] = magnitude_mask(weight, pattern=sparse.pattern)
+        make_weight_plain(layer)
+    return masks
+
+
+def run(context: StageContext) -> StageResult:
+    """Train the input model to N:M sparsity; the output carries fixed masks.
+
+    Raises:
+        ValueError: a layer cannot take the pattern, the model carries transforms already, or a setting does not fit the data.
+        TrainingDiverged: the loss or a weight stopped being finite.
+    """
+    settings = context.settings
+    assert isinstance(settings, SRSTESettings)
+    torch.set_num_threads(context.num_threads)
+    data = load_dataset(settings.data)
+    bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
+    refuse_transforms(bundle, stage="sparsify.sr_ste")
+    names = select_layers(
+        bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
+    )
+    before = evaluate_top1(bundle.model, data.test)
+    layers = add_magnitude_masks(bundle.model, names, pattern=pattern, sparse_decay=settings.sparse_decay)
+    report = train(bundle.model, data=data, settings=settings, context=context)
+    bundle.model.cpu()
+    bundle = apply_masks(bundle, drop_magnitude_masks(bundle.model, layers), pattern=pattern)
+    metrics = {"initial_top1_accuracy": before.accuracy, **mask_metrics(bundle)}
+    return deliver_model(bundle, context=context, report=report, metrics=metrics)
