@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from stages.contract import TrainingDiverged
 from stages.models.bundle import ModelBundle, apply_transform
 from stages.models.fake_quant import (
     TRANSFORM,
@@ -172,6 +173,29 @@ def initialise_bounds(model: nn.Module, images: Tensor, *, bounds_init: BoundsIn
 def quantizers_of(layer: Layer) -> tuple[QuantizedWeight, QuantizedInput]:
     """The quantizers of a quantized layer's weight and of its input."""
     return cast("QuantizedWeight", weight_quantizer(layer)), cast("QuantizedInput", layer.input_quantizer)
+
+
+def bound_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The bounds of every quantized layer, by name, four for each: they want a learning rate of their own, and no decay."""
+    return {
+        f"{name}.{part}.{end}": getattr(quantizer, end)
+        for name, layer in quantized_layers(model).items()
+        for part, quantizer in zip(("weight", "input"), quantizers_of(layer), strict=True)
+        for end in ("lower", "upper")
+    }
+
+
+@torch.no_grad()
+def refuse_crossed_bounds(model: nn.Module) -> None:
+    """Raise `TrainingDiverged` with a layer's name where an upper bound is no longer above its lower one."""
+    parts = [(name, part) for name, layer in quantized_layers(model).items() for part in quantizers_of(layer)]
+    spans = torch.stack([part.upper - part.lower for _, part in parts])
+    if not bool((spans > 0).all()):
+        name, part = parts[int((~(spans > 0)).nonzero()[0, 0])]
+        raise TrainingDiverged(
+            f"the bounds of {name} have crossed: lower {part.lower.item():.3g}, upper {part.upper.item():.3g}; train the "
+            "bounds with a lower learning rate (bound_learning_rate in a stage), by Adam and apart from the weights"
+        )
 
 
 def _users_of_nodes(last: Any) -> dict[Any, list[Any]]:

@@ -13,7 +13,7 @@ from stages.data.base import Dataset, load_dataset
 from stages.models.bundle import ModelBundle
 from stages.models.fake_quant import float_weight, quantized_layers
 from stages.ops.seeds import derive_seed
-from stages.quantize.layers import attach_quantizers, choose_layers, quantizers_of
+from stages.quantize.layers import attach_quantizers, bound_parameters, choose_layers, quantizers_of, refuse_crossed_bounds
 from stages.quantize.settings import QATSettings
 from stages.training.evaluation import evaluate_top1
 from stages.training.hooks import TrainingHook
@@ -42,7 +42,7 @@ class BoundsHook(TrainingHook):
 
     def parameter_groups(self, model: nn.Module) -> Sequence[Any]:
         """None for the loop; here the model lies on its device, so the optimizer is made."""
-        self.parameters = bound_parameters(model)
+        self.model, self.parameters = model, bound_parameters(model)
         self.adam = torch.optim.Adam(list(self.parameters.values()), lr=self.learning_rate, fused=True)
         return ()
 
@@ -52,6 +52,7 @@ class BoundsHook(TrainingHook):
         self.adam.param_groups[0]["lr"] = self.learning_rate * share
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
+        refuse_crossed_bounds(self.model)
 
     def state_dict(self) -> Mapping[str, Any]:
         """Moments by parameter name."""
@@ -63,16 +64,6 @@ class BoundsHook(TrainingHook):
         for name, moments in state.items():
             parameter = self.parameters[name]
             self.adam.state[parameter] = {key: value.to(parameter.device, copy=True) for key, value in moments.items()}
-
-
-def bound_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The bounds of every quantized layer, by name: four for each."""
-    return {
-        f"{name}.{part}.{end}": getattr(quantizer, end)
-        for name, layer in quantized_layers(model).items()
-        for part, quantizer in zip(("weight", "input"), quantizers_of(layer), strict=True)
-        for end in ("lower", "upper")
-    }
 
 
 def run_quantization(

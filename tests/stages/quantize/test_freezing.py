@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from stages.contract import TrainingDiverged
 from stages.models.fake_quant import float_weight, quantized_layers, weight_quantizer
 from stages.ops import freezing as freezing_rule
 from stages.ops import quantizers as quantizers_of_numbers
@@ -357,6 +358,16 @@ def test_the_examples_in_the_documentation_are_true(module):
     found = doctest.testmod(module)
     assert found.attempted > 0
     assert found.failed == 0
+
+
+def test_bounds_that_crossed_are_reported_by_name_before_they_do_harm():
+    """Bounds trained like weights run away: levels would change places and the model learn nothing, without an error."""
+    model = prepared()
+    freezing = Freezing(model, total_steps=20, warmup_steps=10)
+    with torch.no_grad():
+        model[3].input_quantizer.upper.fill_(-5)
+    with pytest.raises(TrainingDiverged, match=r"the bounds of 3 have crossed: lower 0, upper -5; .* lower learning rate"):
+        freezing.before_step(0)
 
 
 def test_a_model_without_room_for_frozen_weights_and_a_warm_up_that_never_ends_are_refused():
