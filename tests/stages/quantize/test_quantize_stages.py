@@ -26,7 +26,7 @@ from stages.ops.nm import magnitude_mask
 from stages.ops.onnx_file import find_weight, open_session, run_session, stored_arrays
 from stages.ops.pattern import NMPattern
 from stages.quantize import lts, qat
-from stages.quantize.layers import attach_quantizers, choose_layers, followed_by_batch_norm
+from stages.quantize.layers import attach_quantizers, bound_parameters, choose_layers, followed_by_batch_norm
 from stages.quantize.settings import STAGES, LTSSettings, QATSettings
 from stages.training.loop import train
 from stages.training.settings import TrainingSettings
@@ -244,12 +244,16 @@ class TestStructure:
         forms = [weight_quantizer(layer).form for layer in quantized_layers(model).values()]
         assert (forms.count("normalized"), forms.count("dequantized")) == (num_normed, num_others)
         freezing = lts.Freezing(model, total_steps=4, warmup_steps=0, skip_frozen="rows")
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        bounds = bound_parameters(model)
+        weights = [p for name, p in model.named_parameters() if not name.endswith((".lower", ".upper"))]
+        assert len(weights) + len(bounds) == len(list(model.parameters()))
+        optimizers = torch.optim.SGD(weights, lr=1e-3), torch.optim.Adam(bounds.values(), lr=1e-4)
         for step in range(3):
             freezing.before_step(step)
             nn.functional.cross_entropy(model(images), torch.arange(4)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
         assert freezing.num_frozen > 0
         plain = fold_bundle(bundle)
         with torch.no_grad():
