@@ -6,7 +6,6 @@ among what it stores. Images go in scaled (value - mean) / std, as the model was
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import load_dataset
+from stages.export.checks import ONNX_FILE, check_images, describe_onnx, write_description
 from stages.export.settings import ONNXSettings
 from stages.models.bundle import ModelBundle, fold_bundle, load_bundle
 from stages.models.nm_mask import masked_layers
 from stages.ops.nm import violating_blocks
-from stages.ops.onnx_file import INPUT_NAME, OUTPUT_NAME, find_weight, open_session, run_session, stored_arrays, write_onnx
-from stages.ops.seeds import derive_seed
-
-MODEL_FILE, DESCRIPTION_FILE = "model.onnx", "export.json"
+from stages.ops.onnx_file import find_weight, open_session, run_session, stored_arrays, write_onnx
 
 
 def run(context: StageContext) -> StageResult:
@@ -37,11 +33,12 @@ def run(context: StageContext) -> StageResult:
     assert isinstance(settings, ONNXSettings)
     torch.set_num_threads(context.num_threads)
     bundle = load_bundle(context.input("model"))
-    spec, path = bundle.architecture.input_spec, context.output / MODEL_FILE
+    spec, path = bundle.architecture.input_spec, context.output / ONNX_FILE
     write_onnx(
         fold_bundle(bundle), image_shape=spec.shape, path=path, opset=settings.opset, dynamic_batch=settings.dynamic_batch
     )
-    differences = compare_logits(bundle.model, path, images=_check_images(bundle, context), settings=settings, context=context)
+    images = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.onnx")
+    differences = compare_logits(bundle.model, path, images=images, settings=settings, context=context)
     layers = check_patterns(bundle, path)
     metrics: dict[str, Any] = {
         "size_bytes": path.stat().st_size,
@@ -49,26 +46,8 @@ def run(context: StageContext) -> StageResult:
         "num_nm_blocks": sum(layer["num_blocks"] for layer in layers),
         "num_violating_blocks": sum(layer["num_violating_blocks"] for layer in layers),
     }
-    description = {
-        "format": 1,
-        "file": MODEL_FILE,
-        "opset": settings.opset,
-        "dynamic_batch": settings.dynamic_batch,
-        "input": {
-            "name": INPUT_NAME,
-            "shape": ["batch" if settings.dynamic_batch else 1, *spec.shape],
-            "type": "float32",
-            "normalization": {"inside": False, "formula": "(value - mean) / std", "pixel_range": [0, 1]}
-            | {"mean": list(spec.mean), "std": list(spec.std)},
-        },
-        "output": {"name": OUTPUT_NAME, "classes": list(bundle.architecture.class_names)},
-        "architecture": bundle.architecture.name,
-        "transforms": [transform.name for transform in bundle.transforms],
-        "sparse_layers": layers,
-        "size_bytes": metrics["size_bytes"],
-    }
-    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    (context.output / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+    description = describe_onnx(bundle, opset=settings.opset, dynamic_batch=settings.dynamic_batch)
+    write_description(context.output, {**description, "sparse_layers": layers, "size_bytes": metrics["size_bytes"]})
     return StageResult(metrics=metrics)
 
 
@@ -126,17 +105,3 @@ def check_patterns(bundle: ModelBundle, path: Path) -> list[dict[str, Any]]:
             }
         )
     return layers
-
-
-def _check_images(bundle: ModelBundle, context: StageContext) -> Tensor:
-    """Seeded noise of the scale that the model is used to, and test images where there are data."""
-    settings, spec = context.settings, bundle.architecture.input_spec
-    generator = torch.Generator().manual_seed(derive_seed(context.seed, "export"))
-    images = torch.randn(settings.verify_samples, *spec.shape, generator=generator)
-    if settings.data is None:
-        return images
-    data = load_dataset(settings.data)
-    if data.input_spec != spec:
-        raise ValueError(f"export.onnx: the model takes images {spec}; the data have {data.input_spec}")
-    held_out = next(iter(data.test.batches(batch_size=settings.verify_samples)))
-    return torch.cat([images, held_out.images])

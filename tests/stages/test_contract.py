@@ -23,7 +23,9 @@ from stages.catalog import all_stages
 from stages.contract import Port, StageSpec
 
 FAILS_ON_PURPOSE = {"probe.fail"}
-STAGES = sorted(set(all_stages()) - FAILS_ON_PURPOSE)
+NEEDS_GPU = {"export.semi_structured"}
+"""Examined by the tests in `tests/gpu/`: the exam's processes have no GPU and its models no masks."""
+STAGES = sorted(set(all_stages()) - FAILS_ON_PURPOSE - NEEDS_GPU)
 
 
 @cache

@@ -1,0 +1,85 @@
+"""What the stages of this kind share: images to check a file with, differences of logits, and what `export.json` says.
+
+Knows no format's own rules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.contract import StageContext
+from stages.data.base import load_dataset
+from stages.data.settings import DataSource
+from stages.models.bundle import ModelBundle
+from stages.ops.onnx_file import INPUT_NAME, OUTPUT_NAME
+from stages.ops.seeds import derive_seed
+
+ONNX_FILE, DESCRIPTION_FILE = "model.onnx", "export.json"
+
+
+def check_images(
+    bundle: ModelBundle, context: StageContext, *, data: DataSource | None, num_samples: int, stage: str
+) -> Tensor:
+    """Seeded noise of the scale that the model is used to, and as many test images where there are data.
+
+    Raises:
+        ValueError: the data have other images than the model takes.
+    """
+    spec = bundle.architecture.input_spec
+    generator = torch.Generator().manual_seed(derive_seed(context.seed, "export"))
+    images = torch.randn(num_samples, *spec.shape, generator=generator)
+    if data is None:
+        return images
+    dataset = load_dataset(data)
+    if dataset.input_spec != spec:
+        raise ValueError(f"{stage}: the model takes images {spec}; the data have {dataset.input_spec}")
+    held_out = next(iter(dataset.test.batches(batch_size=num_samples)))
+    return torch.cat([images, held_out.images])
+
+
+def logits_of(model: Callable[[Tensor], Tensor], images: Tensor, *, batch_size: int = 64) -> Tensor:
+    """Logits (B, classes), computed in parts without gradients."""
+    with torch.inference_mode():
+        return torch.cat([model(part) for part in torch.split(images, batch_size)])
+
+
+def logit_differences(found: Tensor, expected: Tensor) -> dict[str, float]:
+    """Largest difference of a logit, as it is and over the largest expected logit."""
+    difference = float((found - expected).abs().max())
+    return {
+        "max_abs_difference": difference,
+        "max_relative_difference": difference / max(float(expected.abs().max()), 1e-12),
+    }
+
+
+def describe_onnx(bundle: ModelBundle, *, opset: int, dynamic_batch: bool) -> dict[str, Any]:
+    """What whoever runs the file must know, and `evaluate.classifier` reads."""
+    spec = bundle.architecture.input_spec
+    return {
+        "format": 1,
+        "file": ONNX_FILE,
+        "opset": opset,
+        "dynamic_batch": dynamic_batch,
+        "input": {
+            "name": INPUT_NAME,
+            "shape": ["batch" if dynamic_batch else 1, *spec.shape],
+            "type": "float32",
+            "normalization": {"inside": False, "formula": "(value - mean) / std", "pixel_range": [0, 1]}
+            | {"mean": list(spec.mean), "std": list(spec.std)},
+        },
+        "output": {"name": OUTPUT_NAME, "classes": list(bundle.architecture.class_names)},
+        "architecture": bundle.architecture.name,
+        "transforms": [transform.name for transform in bundle.transforms],
+    }
+
+
+def write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write `export.json`; equal descriptions give equal bytes."""
+    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")

@@ -1,0 +1,228 @@
+"""Float ONNX files turned into integer ones by onnxruntime's quantizer, and what such a file really holds.
+
+Which operator is treated how follows from measurements on x86 CPUs (onnxruntime 1.31, one thread, float = 1, above is faster):
+convolutions with scales fixed by calibration run 1.1 to 2.2 times as fast, with scales computed at run time 0.07 to 0.2 times;
+matrix products are the other way round, 0.96 to 1.05 with scales computed at run time and 0.7 to 0.9 with fixed ones, which
+cost a pass over the data before and after each. So a plan treats the two kinds apart. It is made from the graph and from no
+clock, so that the same model gives the same file on every machine; what it buys on this one is for `evaluate` to measure.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from torch import Tensor
+
+from stages.ops.onnx_file import INPUT_NAME, remove_notes
+
+Treatment = Literal["static", "dynamic", "int4", "float"]
+Mode = Literal["auto", "static", "dynamic"]
+
+PRODUCTS = ("MatMul", "Gemm")
+BETWEEN_CONVOLUTIONS = ("Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "Clip")
+"""What passes integers on between convolutions; in a network with few matrix products these are quantized with them."""
+INTEGER_OPERATORS = frozenset(
+    {
+        "ConvInteger",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+    }
+)
+"""Operators of an optimized graph that multiply integers."""
+SMALL_SHARE = 0.05
+"""Kinds of layers with less than this share of the weights stay float under `auto`: nothing to save, and each costs time."""
+INT4_BLOCK = 32
+"""Weights that share one scale where weights have 4 bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How convolutions and matrix products with weights are treated; `weights` counts the elements of each kind."""
+
+    convolutions: Treatment
+    products: Treatment
+    weights: Mapping[str, int]
+
+
+def plan_quantization(path: Path, *, mode: Mode, weight_bits: int) -> Plan:
+    """Decide from the graph alone.
+
+    Args:
+        path: float ONNX file.
+        mode: `static` or `dynamic` for all; `auto`: convolutions static, matrix products dynamic, kinds with less than 5 % of
+            the weights float.
+        weight_bits: 8, or 4 for matrix products, under `auto` only.
+
+    Raises:
+        ValueError: nothing can be quantized, or 4 bits are asked for where onnxruntime has no 4-bit operator.
+    """
+    graph = onnx.load(str(path), load_external_data=False).graph
+    counts = {"convolutions": _weights_of(graph, ("Conv",)), "products": _weights_of(graph, PRODUCTS)}
+    total = sum(counts.values())
+    if not total:
+        raise ValueError("export.onnx_int8: the model has no convolution and no matrix product with constant weights")
+    if weight_bits == 4 and counts["convolutions"] >= (1 - SMALL_SHARE) * total:
+        raise ValueError(
+            "export.onnx_int8: weight_bits 4: the model's weights are those of convolutions, for which onnxruntime has no "
+            "4-bit operator (MatMulNBits takes linear layers only); use weight_bits 8, or export.packed to store 4 bits"
+        )
+    if mode != "auto":
+        return Plan(convolutions=mode, products=mode, weights=counts)
+    large = {kind: count >= SMALL_SHARE * total for kind, count in counts.items()}
+    products: Treatment = "int4" if weight_bits == 4 else "dynamic"
+    return Plan(
+        convolutions="static" if large["convolutions"] else "float",
+        products=products if large["products"] else "float",
+        weights=counts,
+    )
+
+
+def write_quantized(source: Path, target: Path, *, plan: Plan, calibration: Iterable[Tensor], scratch: Path) -> None:
+    """Write the quantized file; the same float file, plan and images give the same bytes.
+
+    Weights: int8, symmetric, one scale per output channel (so a zero stays exactly zero). Activations: uint8, one scale per
+    tensor, from the smallest and largest value in the calibration images (static) or in each batch (dynamic).
+
+    Args:
+        source: float ONNX file.
+        target: the file to write.
+        plan: from `plan_quantization`.
+        calibration: batches of images; read only where something is static.
+        scratch: an empty folder for files in between.
+    """
+    graph = onnx.load(str(source), load_external_data=False).graph
+    without_weights = _products_without_weights(graph)
+    current = source
+    dynamic = _operators(plan, "dynamic")
+    with _quiet():
+        if plan.products == "int4":
+            current = _write_int4(current, scratch / "int4.onnx")
+        if dynamic:
+            current, before = scratch / "dynamic.onnx", current
+            quantize_dynamic(
+                str(before),
+                str(current),
+                op_types_to_quantize=dynamic,
+                nodes_to_exclude=without_weights,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+            )
+        static = _operators(plan, "static")
+        if static:
+            current, before = scratch / "static.onnx", current
+            quantize_static(
+                str(before),
+                str(current),
+                _Images(calibration),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=static,
+                nodes_to_exclude=without_weights,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                activation_type=QuantType.QUInt8,
+            )
+    proto = onnx.load(str(current))
+    remove_notes(proto)
+    onnx.checker.check_model(proto)
+    target.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def count_operators(path: Path, *, scratch: Path) -> Counter[str]:
+    """Operators that onnxruntime runs for this file, after the optimizations that do not depend on the processor."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(scratch / "optimized.onnx")
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+def stored_integers(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Integer weights in a quantized file, by the name that the weight has in the float file, in its layout there.
+
+    4-bit weights are unpacked and turned back to rows of inputs, as MatMul takes them.
+    """
+    graph = onnx.load(str(path), load_external_data=False).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for name, tensor in tensors.items():
+        original = name.removesuffix("_quantized")
+        if original != name and tensor.data_type == onnx.TensorProto.INT8:
+            found[original] = numpy_helper.to_array(tensor)
+    for node in graph.node:
+        if node.op_type == "MatMulNBits":
+            attributes = {attribute.name: attribute.i for attribute in node.attribute}
+            octets = numpy_helper.to_array(tensors[node.input[1]]).reshape(attributes["N"], -1)
+            pairs = np.stack([octets & 15, octets >> 4], axis=-1).reshape(attributes["N"], -1).astype(np.int8) - 8
+            name = node.input[1].partition("_Q4")[0]
+            found[name] = pairs[:, : attributes["K"]].T
+    return found
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]
+    """Batches of images as onnxruntime's calibration asks for them."""
+
+    def __init__(self, batches: Iterable[Tensor]) -> None:
+        self.batches = iter(batches)
+
+    def get_next(self) -> dict[str, Any] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {INPUT_NAME: batch.numpy()}
+
+
+def _write_int4(source: Path, target: Path) -> Path:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    # accuracy_level 4: activations are rounded to int8 and products are those of integers.
+    quantizer = MatMulNBitsQuantizer(onnx.load(str(source)), block_size=INT4_BLOCK, is_symmetric=True, accuracy_level=4)
+    quantizer.process()
+    target.write_bytes(quantizer.model.model.SerializeToString(deterministic=True))
+    return target
+
+
+def _operators(plan: Plan, treatment: Treatment) -> list[str]:
+    chosen = ["Conv"] if plan.convolutions == treatment else []
+    if plan.products == treatment:
+        chosen += PRODUCTS
+    few_products = plan.weights["products"] < SMALL_SHARE * sum(plan.weights.values())
+    if treatment == "static" and plan.convolutions == "static" and few_products:
+        chosen += BETWEEN_CONVOLUTIONS
+    return chosen
+
+
+def _weights_of(graph: Any, operators: Iterable[str]) -> int:
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    return sum(sizes.get(node.input[1], 0) for node in graph.node if node.op_type in set(operators))
+
+
+def _products_without_weights(graph: Any) -> list[str]:
+    """Products of two activations (attention): rounding both costs accuracy and, at these sizes, time."""
+    constant = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type in PRODUCTS and not constant & set(node.input[:2])]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer advises its caller through the root logger."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
