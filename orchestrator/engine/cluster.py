@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.store.processes import host_identity, process_is_alive, process_started
 
 NAMESPACE = "orchestrator"
+_MAX_PASSES = 40
 _SESSION_VARIABLE = "ORCHESTRATOR_RAY_SESSION"
 OBJECT_STORE_BYTES = 256 * 2**20  # messages are small JSON; artifacts never pass through the object store
 
@@ -121,12 +123,32 @@ def _end_session(folder: Path) -> None:
     Two of Ray's agents outlive a killed driver or control store by a minute and more, orphaned and renamed: only the variable
     that they were started with tells whose they are.
     """
-    mark = f"{_SESSION_VARIABLE}={folder}\0".encode()
-    for environment in Path("/proc").glob("[0-9]*/environ"):  # psutil reads nothing here where a process has renamed itself
-        with suppress(OSError):
-            if mark in environment.read_bytes():
-                os.kill(int(environment.parent.name), signal.SIGKILL)
+    for _ in range(_MAX_PASSES):  # what dies may have begun another process since the look
+        if not _kill_all(folder):
+            break
+        time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill_all(folder: Path) -> int:
+    num_killed = 0
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if _belongs_to(place, folder):
+                os.kill(int(place.name), signal.SIGKILL)
+                num_killed += 1
+    return num_killed
+
+
+def _belongs_to(process: Path, folder: Path) -> bool:
+    """Whether it was started with the session's variable; or, since a Ray process that renames itself overwrites its first
+    variables, is one that has a file of the session open.
+    """
+    if f"{_SESSION_VARIABLE}={folder}\0".encode() in (process / "environ").read_bytes():
+        return True
+    if not (process / "comm").read_bytes().startswith(b"ray::"):
+        return False
+    return any(str(descriptor.readlink()).startswith(f"{folder}/") for descriptor in (process / "fd").iterdir())
 
 
 def _session_folder() -> Path:
