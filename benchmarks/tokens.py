@@ -33,6 +33,7 @@ from stages.ops.token_budget import PUBLISHED_SCHEDULES, TokenSchedule
 
 VIT65_SCHEDULES = {
     "as many as tome": TokenSchedule(prune=(57, 42, 27, 15), merge=(50, 35, 20, 11)),
+    "found by search": TokenSchedule(prune=(65, 25, 14, 14), merge=(65, 15, 14, 14)),
     "first block whole": TokenSchedule(prune=(65, 44, 18, 7), merge=(65, 26, 12, 4)),
     "pruned only": TokenSchedule(prune=(50, 35, 20, 11), merge=(65, 65, 65, 65)),
 }
@@ -94,6 +95,10 @@ def onnx_pair(
         return paired(times(0), times(1), rounds=rounds)
 
 
+def show(row: dict[str, object]) -> None:
+    print(json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
@@ -102,14 +107,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    rows = []
     if arguments.only != "vit65":
         deit = timm.create_model("deit_small_patch16_224").eval()
         schedule = PUBLISHED_SCHEDULES["deit_small_2.9"]
         shape = vit_shape(deit)
         ideal = shape.dense_macs / shape.macs(schedule.kept_tokens(197))
         row = torch_pair(deit, reduce(deit, schedule), torch.randn(16, 3, 224, 224), rounds=max(3, arguments.rounds // 2))
-        rows.append(
+        show(
             {"model": "deit_small", "runtime": "torch", "batch": 16, "ideal": ideal, **row, "of_ideal": row["speed_up"] / ideal}
         )
     if arguments.only != "deit":
@@ -123,11 +127,9 @@ def main() -> None:
                 images, repeat = torch.randn(batch, *DIGITS.shape), 256 // batch // 8 + 1
                 common = {"model": f"vit65 {name}", "kept": list(kept_tokens(model)), "batch": batch, "ideal": ideal}
                 row = torch_pair(dense, model, images, rounds=arguments.rounds, repeat=repeat)
-                rows.append({**common, "runtime": "torch", **row})
+                show({**common, "runtime": "torch", **row})
                 row = onnx_pair(dense, model, images, rounds=arguments.rounds, threads=arguments.threads, repeat=repeat)
-                rows.append({**common, "runtime": "onnxruntime", **row})
-    for row in rows:
-        print(json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}))
+                show({**common, "runtime": "onnxruntime", **row})
 
 
 if __name__ == "__main__":
