@@ -20,6 +20,8 @@ from stages.models.packed import load_packed, read_description, unpack_tensors, 
 from stages.ops.tensor_file import write_tensors
 
 PACKED_FILE = "packed.safetensors"
+GZIP_LEVEL = 6
+"""What `gzip FILE` does; level 9 takes four times as long for 2 % less."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -43,7 +45,7 @@ def run(context: StageContext) -> StageResult:
         raise RuntimeError(f"export.packed: logits differ by {differences['max_abs_difference']:.3g} after unpacking")
     dense = context.scratch / "dense.safetensors"
     dense_size = write_tensors(dense, expected)
-    gzip_size = len(gzip.compress(dense.read_bytes(), 9, mtime=0))
+    gzip_size = len(gzip.compress(dense.read_bytes(), GZIP_LEVEL, mtime=0))
     tensors = read_description(path)["tensors"]
     metrics: dict[str, Any] = {
         "size_bytes": size,

@@ -18,10 +18,12 @@ from stages.export.settings import STAGES, PackedSettings
 from stages.models.bundle import ModelBundle, build_bundle, fold_bundle, save_bundle
 from stages.models.nm_mask import apply_masks, masked_layers
 from stages.models.packed import load_packed, read_description, unpack_tensors, write_packed
+from stages.models.token_reduction import apply_schedule
 from stages.models.zoo import find_architecture
 from stages.ops.nm import magnitude_mask
 from stages.ops.pattern import parse_pattern
 from stages.ops.tensor_file import read_tensors, write_tensors
+from stages.ops.token_budget import TokenSchedule
 from stages.quantize.layers import attach_quantizers, choose_layers
 from stages.sparsify.layers import select_layers
 
@@ -117,6 +119,13 @@ def test_masks_and_bits_together_store_levels_of_kept_weights_only(name, tmp_pat
     sparse_weights = sum(mask.mask.numel() for mask in masked_layers(bundle.model).values())
     # 4 bits a weight become 2 of 4 weights of 4 bits and 3 bits for the positions: 11/16 of them.
     assert size - alone == pytest.approx(-sparse_weights * 4 / 8 * 5 / 16, abs=200)
+
+
+def test_a_model_with_masks_bits_and_fewer_tokens_comes_back_whole(tmp_path):
+    """The three transforms together: the loader makes the structure of each, the file holds only what acts."""
+    bundle = quantized(masked(noisy_bundle("vit_micro"), "2:4"), weight_bits=4, activation_bits=4)
+    bundle = apply_schedule(bundle, TokenSchedule(prune=(15, 13, 11, 9), merge=(14, 12, 10, 8)))
+    assert written(bundle, tmp_path / "packed") < 64_500
 
 
 def test_a_dense_model_is_stored_as_it_is(tmp_path):
