@@ -10,6 +10,7 @@ runs/<id>/cancel                      someone asked the run to stop
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -96,7 +97,7 @@ class Ledger:
 
     def write_progress(self, run: str, node: str, *, attempt: int, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Append one line of progress of a running node."""
-        line = json.dumps({"time": now_text(), "attempt": attempt, "step": step, "total": total, "metrics": dict(metrics)})
+        line = json.dumps({"time": now_text(), "attempt": attempt, "step": step, "total": total, "metrics": _finite(metrics)})
         self.store.append(f"runs/{run}/nodes/{node}/progress.jsonl", line.encode() + b"\n")
 
     def progress(self, run: str, node: str, *, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -138,6 +139,11 @@ class Ledger:
 def node_folder(node: str, key: str) -> str:
     """The folder of a node inside a run: its name and the beginning of its key, since labels hold odd characters."""
     return f"{node}-{key[:12]}"
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: a browser that reads such a line stops there."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _log_path(run: str, node: str, attempt: int) -> str:

@@ -118,10 +118,11 @@ def make_plan(
     drift = "drifted" in selection.rerun
     planned: dict[str, PlanNode] = {}
     first_with_key: dict[str, str] = {}
+    asked_again = {node.key for node in nodes.values() if node.node in selection.rerun}  # by key: a twin may come first
     for label, node in nodes.items():
         parents = [planned[parent] for parent in node.parents]
         record = artifacts.find(node.spec.name, node.key)
-        forced = node.node in selection.rerun or any(parent.forced for parent in parents)
+        forced = node.key in asked_again or any(parent.forced for parent in parents)
         node = replace(node, record=record)  # noqa: PLW2901 - each step refines the same node
         forced = forced or (drift and node.has_drifted)
         status, note = Status.RUN, ""
@@ -237,7 +238,7 @@ def _unmet_condition(node: PlanNode, planned: Mapping[str, PlanNode]) -> str:
     source = planned[label]
     if source.status is not Status.HIT or source.record is None:
         return ""
-    return unmet_condition(condition, source.record.metrics)
+    return unmet_condition(condition, {**source.record.metrics, **source.record.measurements})
 
 
 def unmet_condition(condition: When, metrics: Mapping[str, Any]) -> str:

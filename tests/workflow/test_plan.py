@@ -183,6 +183,18 @@ def test_rerun_forces_a_node_and_all_below_and_leaves_the_rest(workspace):
     assert [node.record.finished > before[node.key] for node in after.nodes.values()] == [False, True, True]
 
 
+def test_rerun_of_a_node_reaches_its_twin_that_comes_first(workspace):
+    text = """
+        version: 1
+        name: twins
+        nodes:
+          one: {stage: probe.echo, params: {value: 5}}
+          two: {stage: probe.echo, params: {value: 5}}
+        """
+    run(text, workspace)
+    assert statuses(plan_text(text, workspace, selection=Selection(rerun=("two",)))) == {"one": "RUN", "two": "SHARED"}
+
+
 def test_until_and_from_choose_a_part_and_from_wants_what_is_above_to_be_there(workspace):
     assert list(plan_text(CHAIN, workspace, selection=Selection(until=("second",))).nodes) == ["first", "second"]
     with pytest.raises(UsageError, match='needs "first"'):
