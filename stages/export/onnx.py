@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.contract import StageContext, StageResult
 from stages.export.checks import ONNX_FILE, check_images, describe_onnx, write_description
@@ -19,6 +19,10 @@ from stages.models.bundle import ModelBundle, fold_bundle, load_bundle
 from stages.models.nm_mask import masked_layers
 from stages.ops.nm import violating_blocks
 from stages.ops.onnx_file import find_weight, open_session, run_session, stored_arrays, write_onnx
+
+BORDER_TRANSFORMS = ("fake_quant", "token_reduction")
+"""Transforms that round or rank activations: two runtimes that differ by one rounding error may decide differently."""
+BORDER_SHARE = 0.1
 
 
 def run(context: StageContext) -> StageResult:
@@ -38,7 +42,7 @@ def run(context: StageContext) -> StageResult:
         fold_bundle(bundle), image_shape=spec.shape, path=path, opset=settings.opset, dynamic_batch=settings.dynamic_batch
     )
     images = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.onnx")
-    differences = compare_logits(bundle.model, path, images=images, settings=settings, context=context)
+    differences = compare_logits(bundle, path, images=images, settings=settings, context=context)
     layers = check_patterns(bundle, path)
     metrics: dict[str, Any] = {
         "size_bytes": path.stat().st_size,
@@ -52,30 +56,45 @@ def run(context: StageContext) -> StageResult:
 
 
 def compare_logits(
-    model: nn.Module, path: Path, *, images: Tensor, settings: ONNXSettings, context: StageContext
+    bundle: ModelBundle, path: Path, *, images: Tensor, settings: ONNXSettings, context: StageContext
 ) -> dict[str, float]:
     """Run the same images through the file and the model.
 
     Returns:
         max_abs_difference: largest difference of a logit.
         max_relative_difference: the same over the model's largest logit.
+        share_beyond_tolerance: share of the images with a logit beyond the tolerance.
 
     Raises:
-        RuntimeError: the relative difference is above the tolerance, or the file gives no number.
+        RuntimeError: more images than allowed are beyond the tolerance, or the file gives no number.
     """
     session = open_session(path, num_threads=context.num_threads)
     parts = torch.split(images, 64 if settings.dynamic_batch else 1)
     with torch.inference_mode():
-        expected = torch.cat([model(part) for part in parts])
+        expected = torch.cat([bundle.model(part) for part in parts])
     found = torch.cat([run_session(session, part) for part in parts])
-    difference = float((found - expected).abs().max())
-    relative = difference / max(float(expected.abs().max()), 1e-12)
-    if not relative <= settings.tolerance:  # also where it is NaN
+    by_image = (found - expected).abs().amax(dim=1)
+    relative = by_image / max(float(expected.abs().max()), 1e-12)
+    share = float((~(relative <= settings.tolerance)).double().mean())  # a NaN is beyond any tolerance
+    allowed = _allowed_share(bundle, settings)
+    if share > allowed:
         raise RuntimeError(
-            f"export.onnx: the file's logits differ from the model's by {relative:.3g} of the largest on {len(images)} images; "
-            f"the tolerance is {settings.tolerance:.3g}. Try another opset; raise tolerance only if you know why they differ"
+            f"export.onnx: the file's logits differ from the model's by up to {float(relative.max()):.3g} of the largest; "
+            f"{share:.1%} of {len(images)} images are beyond the tolerance {settings.tolerance:.3g}; {allowed:.1%} may be. "
+            "Try another opset; raise tolerance only if you know why"
         )
-    return {"max_abs_difference": difference, "max_relative_difference": relative}
+    return {
+        "max_abs_difference": float(by_image.max()),
+        "max_relative_difference": float(relative.max()),
+        "share_beyond_tolerance": share,
+    }
+
+
+def _allowed_share(bundle: ModelBundle, settings: ONNXSettings) -> float:
+    if settings.max_share_beyond is not None:
+        return settings.max_share_beyond
+    decides = any(transform.name in BORDER_TRANSFORMS for transform in bundle.transforms)
+    return BORDER_SHARE if decides else 0.0
 
 
 def check_patterns(bundle: ModelBundle, path: Path) -> list[dict[str, Any]]:

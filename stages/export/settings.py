@@ -27,6 +27,13 @@ class ONNXSettings(StageSettings):
         le=1,
         description="largest difference of a logit, relative to the largest logit in the check, before it fails",
     )
+    max_share_beyond: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the images whose logits may differ by more; none: 0, or 0.1 for a model that rounds or ranks "
+        "activations, where a value within rounding error of a border falls to either side",
+    )
 
 
 class PackedSettings(StageSettings):
@@ -111,7 +118,14 @@ STAGES: tuple[StageSpec, ...] = (
         implementation="stages.export.onnx:run",
         inputs={"model": Port(kind="model")},
         output="exported",
-        metrics=("size_bytes", "max_abs_difference", "max_relative_difference", "num_nm_blocks", "num_violating_blocks"),
+        metrics=(
+            "size_bytes",
+            "max_abs_difference",
+            "max_relative_difference",
+            "share_beyond_tolerance",
+            "num_nm_blocks",
+            "num_violating_blocks",
+        ),
         source="ONNX 1.x operator sets, onnx.ai; torch.onnx.export (dynamo exporter); checked with ONNX Runtime",
         example={"data": "digits", "verify_samples": 16},
     ),
