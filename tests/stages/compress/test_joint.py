@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from stages.compress import joint
 from stages.compress.settings import STAGES, DiffRatePart, JointSettings, LBCPart, LTSPart
@@ -18,9 +20,11 @@ from stages.models.bundle import load_bundle
 from stages.models.fake_quant import float_weight, quantized_layers, weight_quantizer
 from stages.models.nm_mask import masked_layers
 from stages.models.token_reduction import kept_tokens
+from stages.ops.pattern import NMPattern
 from stages.quantize import lts
 from stages.quantize.settings import LTSSettings
 from stages.sparsify import lbc
+from stages.sparsify.combinations import add_scores
 from stages.sparsify.settings import LBCSettings
 from stages.training.loop import train
 from tests.stages.compress.support import ALL, LTS, RATES, context_in, digit_images, model_artifact, new_bundle, saved, weights
@@ -220,3 +224,49 @@ def test_the_fields_of_a_part_are_those_of_its_method(part, method, own):
         mine, theirs = part.model_fields[name], method.model_fields[name]
         assert (mine.annotation, mine.metadata, mine.description) == (theirs.annotation, theirs.metadata, theirs.description)
         assert mine.get_default(call_default_factory=True) == theirs.get_default(call_default_factory=True)
+
+
+def test_defaults_of_the_parts_are_those_of_this_version():
+    """They are in no key: where a method's default changes, the version of `compress.joint` has to rise, too."""
+    found = {
+        part: {name: field.get_default(call_default_factory=True) for name, field in part.model_fields.items()}
+        for part in (LBCPart, LTSPart, DiffRatePart)
+    }
+    assert STAGES[0].version == 1
+    assert list(found[LBCPart].values()) == ["2:4", (), "refuse", 0.0, 0.5, 3.0, 1.0, 1e-4, False]
+    assert list(found[LTSPart].values()) == (
+        [2, 2, {}, (), "same", "auto", "reference", 1e-4, "linear_growth", 0.1, 0.99, None, "layers"]
+    )
+    assert list(found[DiffRatePart].values()) == [None, None, 4, "both", 1, None, 1, "auto", None, 0, 0.01, 0.5]
+
+
+def test_scores_learn_through_the_rounding_of_what_the_mask_leaves():
+    """dL/dscore = sum of B w g over weights inside of the bounds, g straight through the rounding: by hand, block by block."""
+    torch.manual_seed(0)
+    model, pattern = nn.Sequential(nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 3)), NMPattern(2, 4)
+    scored = add_scores(model, ["0"], pattern=pattern)["0"]
+    lts.quantize_model(model, torch.randn(16, 8), weight_bits=2, activation_bits=8, bounds_init="least_squares")
+    with torch.no_grad():
+        scored.scores.add_(0.1 * torch.randn_like(scored.scores))
+    scored.remove(4)
+    layer, pull = model[0].train(), torch.randn(6, 8)
+    quantizer = weight_quantizer(layer)
+    (layer.weight * pull).sum().backward()
+    weight = layer.parametrizations.weight.original
+    lower, upper = quantizer.lower.item(), quantizer.upper.item()
+    pairs, outside = list(itertools.combinations(range(4), 2)), 0
+    for row, block in itertools.product(range(6), range(2)):
+        index = row * 2 + block
+        alive = [c for c in range(6) if not scored.removed[index, c]]
+        kept = {place for c in alive for place in pairs[c]}
+        gradient = [0.0] * 4
+        for place in range(4):
+            value = weight[row, 4 * block + place].item()
+            outside += not lower <= value <= upper
+            if place in kept and lower <= value <= upper:
+                gradient[place] = pull[row, 4 * block + place].item()
+        assert weight.grad[row, 4 * block : 4 * block + 4].tolist() == pytest.approx(gradient, abs=1e-6)
+        values = weight[row, 4 * block : 4 * block + 4].tolist()
+        expected = [sum(values[j] * gradient[j] for j in pairs[c]) if c in alive else 0.0 for c in range(6)]
+        assert scored.scores.grad[index].tolist() == pytest.approx(expected, abs=1e-6)
+    assert outside > 0
