@@ -21,7 +21,7 @@ from orchestrator.engine.provenance import environment_versions
 from orchestrator.engine.signals import StopNow
 from orchestrator.engine.work import Ending, InputRef, Outcome, Work
 from orchestrator.errors import IntegrityError, LeaseLost, StageFailed, StoreError
-from orchestrator.store.artifacts import Artifacts, Record, content_digest
+from orchestrator.store.artifacts import Artifacts, Record, checkpoint_workspace, content_digest
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Holder, Lease, Leases
 from orchestrator.store.ledger import Ledger, now_text
@@ -103,7 +103,7 @@ class Worker:
                 self.leases.confirm(lease)  # whoever took it over may have finished and removed the saved states
                 return _failure(Ending.FAILED, error)
             record = self._publish(work, spec, lease, output, metrics, measurements, digests, time.monotonic() - started)
-        self.store.remove_workspace(_checkpoint_workspace(work.key))
+        self.store.remove_workspace(checkpoint_workspace(work.key))
         return _outcome(Ending.DONE, record)
 
     def _open_inputs(self, work: Work) -> tuple[dict[str, Artifact | Sequence[Artifact]], dict[str, str]]:
@@ -152,7 +152,7 @@ class Worker:
                 seed=work.seed,
                 output=folders[0],
                 scratch=folders[1],
-                checkpoints=Checkpoints(self.store.workspace(_checkpoint_workspace(work.key), make=False)),
+                checkpoints=Checkpoints(self.store.workspace(checkpoint_workspace(work.key), make=False)),
                 inputs=inputs,
                 num_threads=work.num_threads,
                 device="cuda" if work.use_gpu else "cpu",
@@ -203,7 +203,7 @@ def tidy(store: Store, leases: Leases, finished: Collection[str]) -> None:
             store.remove_workspace(f"attempts/{name}")
     for key in list(store.workspaces("checkpoints")):
         if key in finished and isinstance(leases.acquire(key), Lease):  # under the lease: nobody is working there
-            store.remove_workspace(_checkpoint_workspace(key))
+            store.remove_workspace(checkpoint_workspace(key))
             leases.release(key)
     leases.sweep()
     store.sweep()
@@ -246,10 +246,6 @@ class _Folder:
         """Remove it all."""
         self._empty.clear()
         self._store.remove_workspace(self._name)
-
-
-def _checkpoint_workspace(key: str) -> str:
-    return f"checkpoints/{key}"
 
 
 def _checked(result: StageResult) -> tuple[dict[str, Any], dict[str, Any]]:

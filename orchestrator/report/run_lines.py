@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.report.run_status import NodeStatus, RunStatus
 from orchestrator.report.status_table import counts_text, run_word
 from orchestrator.report.text import Style, format_bytes, format_seconds, format_value, printable, shorten
-from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.artifacts import Artifacts, checkpoint_workspace
 from orchestrator.store.ledger import Ledger
 from orchestrator.workflow.plan import PlanNode
 from stages.contract import Checkpoints
@@ -132,7 +132,7 @@ def _of_attempts(node: NodeStatus, planned: PlanNode | None) -> str:
 
 
 def _kept_step(ledger: Ledger, node: NodeStatus) -> int | None:
-    latest = Checkpoints(ledger.store.workspace(f"checkpoints/{node.key}", make=False)).latest()
+    latest = Checkpoints(ledger.store.workspace(checkpoint_workspace(node.key), make=False)).latest()
     return latest[0] if latest else None
 
 

@@ -174,6 +174,11 @@ def content_digest(files: Mapping[str, FileEntry], metrics: Mapping[str, Any]) -
     return digest_bytes(json.dumps(content, sort_keys=True).encode())
 
 
+def checkpoint_workspace(key: str) -> str:
+    """The workspace in which the saved states of an unfinished artifact are."""
+    return f"checkpoints/{key}"
+
+
 def _record_path(stage: str, key: str) -> str:
     return f"artifacts/{stage}/{key}/record.json"
 
