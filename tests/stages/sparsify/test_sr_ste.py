@@ -17,7 +17,7 @@ from stages.models.nm_mask import masked_layers
 from stages.models.zoo import find_architecture
 from stages.ops.pattern import NMPattern
 from stages.sparsify import sr_ste
-from stages.sparsify.settings import SRSTESettings
+from stages.sparsify.settings import METRICS, SRSTESettings
 from stages.sparsify.sr_ste import MagnitudeSparse, add_magnitude_masks, drop_magnitude_masks
 
 LAMBDA = 2e-2
@@ -158,6 +158,7 @@ def test_the_stage_gives_an_n_m_model_with_fixed_masks(tmp_path):
     context = replace(local_context(settings, folder=tmp_path / "run", inputs={"model": model}), num_threads=1)
     result = sr_ste.run(context)
     assert result.metrics["nm_valid"] is True
+    assert set(METRICS) <= set(result.metrics)
     assert result.metrics["num_nm_blocks"] == (32 * 48 + 48 * 32) * 9 // 4
     assert result.metrics["top1_accuracy"] > 0.85
     bundle = load_bundle(context.output)
