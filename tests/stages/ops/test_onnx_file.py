@@ -57,6 +57,13 @@ def test_the_file_computes_what_the_model_computes_at_any_batch_size(file):
         torch.testing.assert_close(run_session(session, images), net(images).detach(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", ["intra", "inter"])
+def test_a_session_that_waits_for_its_turn_leaves_the_processors_alone(file, pool):
+    """A pool that spins takes the cores from the rival that is timed next: one and the same file would not tie with itself."""
+    options = open_session(file, num_threads=2).get_session_options()
+    assert options.get_session_config_entry(f"session.{pool}_op.allow_spinning") == "0"
+
+
 def test_another_process_writes_the_same_bytes(file, tmp_path):
     """A cache that compares digests must not see a new file where nothing changed."""
     code = (
