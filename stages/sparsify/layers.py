@@ -73,10 +73,13 @@ def refuse_transforms(bundle: ModelBundle, *, stage: str) -> None:
 
 
 def mask_metrics(bundle: ModelBundle) -> dict[str, int | bool]:
-    """What every stage of this kind reports of the masked model, read off the weights and not off the masks."""
+    """What every stage of this kind reports of the masked model, read off the stored weights.
+
+    Not off the masks, nor off what a layer computes with, which is mask * weight and so could not but be sparse.
+    """
     weights: dict[str, tuple[Tensor, NMPattern]] = {}
     for name, mask in masked_layers(bundle.model).items():
-        weight = bundle.model.get_submodule(name).weight
+        weight = bundle.model.get_submodule(name).parametrizations.weight.original  # type: ignore[union-attr]
         assert isinstance(weight, Tensor)
         weights[name] = weight, mask.pattern
     return {**nm_summary(weights), "num_sparse_layers": len(weights)}

@@ -19,7 +19,7 @@ from stages.models.zoo import find_architecture
 from stages.ops.nm import violating_blocks
 from stages.ops.pattern import NMPattern
 from stages.sparsify import lbc, magnitude
-from stages.sparsify.layers import select_layers
+from stages.sparsify.layers import mask_metrics, select_layers
 from stages.sparsify.settings import STAGES, LBCSettings, MagnitudeSettings
 from stages.training.loop import train
 from stages.training.settings import TrainingSettings
@@ -107,6 +107,19 @@ def test_every_declared_metric_is_reported(lbc_run, dense_cnn, tmp_path):
     specs = {spec.name: spec for spec in STAGES}
     for name, result in (("sparsify.lbc", lbc_run[0]), ("sparsify.magnitude", other)):
         assert set(specs[name].metrics) <= set(result.metrics)
+
+
+def test_a_stored_weight_outside_of_its_mask_counts_as_a_violation(lbc_run):
+    """What a layer computes with is mask * weight, where no such weight could ever show."""
+    bundle = load_bundle(lbc_run[1])
+    name, fixed = next(iter(masked_layers(bundle.model).items()))
+    stored = bundle.model.get_submodule(name).parametrizations.weight.original
+    assert mask_metrics(bundle)["nm_valid"] is True
+    with torch.no_grad():
+        stored[tuple((~fixed.mask).nonzero()[0])] = 1e-9
+    metrics = mask_metrics(bundle)
+    assert metrics["nm_valid"] is False
+    assert metrics["num_violating_blocks"] == 1
 
 
 def test_later_fine_tuning_keeps_the_mask_of_lbc_exactly(lbc_run, tmp_path):
