@@ -1,7 +1,8 @@
 """The stage `evaluate.classifier`: what a model is worth and what it costs, beside a baseline where there is one.
 
-Three kinds of numbers are kept apart. Nominal ones (gmacs, bops, non-zeros) are counted. Stored ones (size_bytes) are the
-sizes of files. Both follow from the inputs and are metrics. What a clock said (latency) is a measurement. A model that is
+Three kinds of numbers are kept apart. Nominal ones (gmacs, bops, non-zeros) are counted on the model, whatever it was exported
+to. Stored ones (size_bytes) are the sizes of files, and where there is an exported file, accuracies are those of its
+predictions. Both follow from the inputs and are metrics. What a clock said (latency) is a measurement. A model that is
 stored no smaller and runs no faster is marked so, however few multiplications it needs on paper.
 """
 
@@ -47,8 +48,8 @@ class _Subject:
 def run(context: StageContext) -> StageResult:
     """Measure the model; write `evaluation.json`, which holds what follows from the inputs and nothing from the clock.
 
-    With an exported file, sizes and latencies are those of files in ONNX Runtime, and the baseline is exported the same way
-    for the comparison; without one they are those of the bundle's weights in torch.
+    With an exported file, accuracies, sizes and latencies are those of files in ONNX Runtime, and the baseline is exported
+    as floats for the comparison; without one they are those of the bundle's weights in torch.
 
     Raises:
         ValueError: model, file and data do not fit together.
@@ -115,7 +116,7 @@ def _written(exported: Artifact) -> dict[str, Any]:
 
 def _metrics(subject: _Subject, baseline: _Subject | None, *, data: Dataset, context: StageContext) -> dict[str, Any]:
     labels = torch.cat([batch.labels for batch in data.test.batches(batch_size=512)])
-    predicted = _predict(subject.plain, data)
+    predicted = _predict(subject, data, num_threads=context.num_threads)
     correct, total = predicted == labels, len(labels)
     low, high = wilson_interval(int(correct.sum()), total)
     metrics: dict[str, Any] = {
@@ -127,11 +128,11 @@ def _metrics(subject: _Subject, baseline: _Subject | None, *, data: Dataset, con
         "size_bytes": subject.size_bytes,
     }
     if subject.file is not None:
-        from_file = _predict_file(subject, data, num_threads=context.num_threads)
-        metrics["exported_top1_accuracy"] = int((from_file == labels).sum()) / total
-        metrics["exported_agreement"] = int((from_file == predicted).sum()) / total
+        by_model = _predict_plain(subject.plain, data)
+        metrics["model_top1_accuracy"] = int((by_model == labels).sum()) / total
+        metrics["exported_agreement"] = int((by_model == predicted).sum()) / total
     if baseline is not None:
-        right = _predict(baseline.plain, data) == labels
+        right = _predict(baseline, data, num_threads=context.num_threads) == labels
         drop, drop_low, drop_high = paired_drop(
             only_baseline=int((right & ~correct).sum()), only_model=int((correct & ~right).sum()), total=total
         )
@@ -147,7 +148,12 @@ def _metrics(subject: _Subject, baseline: _Subject | None, *, data: Dataset, con
     return metrics
 
 
-def _predict(model: nn.Module, data: Dataset) -> Tensor:
+def _predict(subject: _Subject, data: Dataset, *, num_threads: int) -> Tensor:
+    """Classes that the exported file names, or the model where there is no file."""
+    return _predict_file(subject, data, num_threads=num_threads) if subject.file else _predict_plain(subject.plain, data)
+
+
+def _predict_plain(model: nn.Module, data: Dataset) -> Tensor:
     with torch.inference_mode():
         return torch.cat([model(batch.images).argmax(dim=1) for batch in data.test.batches(batch_size=512)])
 

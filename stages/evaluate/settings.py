@@ -45,13 +45,15 @@ CLASSIFIER_METRICS = (
     "size_bytes",
 )
 """What `evaluate.classifier` always reports. With a baseline: `baseline_top1_accuracy`, `top1_drop` with its interval,
-`size_ratio`, `gmacs_ratio`; with an exported file: `exported_top1_accuracy`, `exported_agreement`."""
+`size_ratio`, `gmacs_ratio`. With an exported file, accuracies, drop and sizes are those of files; `model_top1_accuracy` and
+`exported_agreement` say how the model itself does. Parameters, gmacs and bops are always those of the model."""
 
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="evaluate.classifier",
-        version=1,
-        summary="Accuracy with its interval, sizes and nominal compute; latency paired with a baseline",
+        version=2,
+        summary="Accuracy with its interval, bytes and latency, of the exported file where there is one, beside a baseline; "
+        "non-zeros and nominal compute of the model",
         settings=ClassifierSettings,
         implementation="stages.evaluate.classifier:run",
         inputs={

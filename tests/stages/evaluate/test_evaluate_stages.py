@@ -8,7 +8,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from stages.contract import Artifact, StageContext, local_context
 from stages.data.base import load_dataset
@@ -81,7 +83,29 @@ def test_every_declared_metric_is_reported(full):
 def test_the_exported_file_classifies_as_the_model_does(full):
     metrics = full[0].metrics
     assert metrics["exported_agreement"] == 1
-    assert metrics["exported_top1_accuracy"] == metrics["top1_accuracy"]
+    assert metrics["model_top1_accuracy"] == metrics["top1_accuracy"]
+
+
+def test_accuracy_and_drop_are_those_of_the_file_whose_bytes_are_reported(models, tmp_path):
+    """A file that rounds too much must not be sold with the accuracy that the model had before."""
+    folder = tmp_path / "constant"
+    folder.mkdir()
+    for name, path in models["dense_onnx"].files.items():
+        (folder / name).write_bytes(path.read_bytes())
+    proto = onnx.load(str(folder / "model.onnx"))
+    (bias,) = (tensor for tensor in proto.graph.initializer if list(tensor.dims) == [10])
+    values = numpy_helper.to_array(bias).copy()
+    values[0] += 1e4
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    onnx.save(proto, str(folder / "model.onnx"))
+    inputs = {"model": models["dense"], "exported": artifact("exported", folder), "baseline": models["dense"]}
+    metrics = evaluate(tmp_path / "run", **inputs)[0].metrics
+    share = sum(int((batch.labels == 0).sum()) for batch in load_dataset(DigitsData()).test.batches(batch_size=512)) / 450
+    assert metrics["top1_accuracy"] == share
+    assert metrics["top1_accuracy_high"] < metrics["model_top1_accuracy"] == metrics["baseline_top1_accuracy"]
+    assert metrics["top1_drop"] == pytest.approx(metrics["model_top1_accuracy"] - share)
+    assert metrics["top1_drop_low"] > 0
+    assert metrics["exported_agreement"] < 0.2
 
 
 def test_the_baseline_is_stored_by_the_same_exporter(full, models):
