@@ -83,7 +83,7 @@ class SRSTESettings(NMSettings, TrainingSettings):
 
     epochs: int = Field(30, ge=1, le=100_000, description="passes over the training images")
     sparse_decay: float = Field(
-        2e-4, ge=0, le=1, description="pull to zero on weights outside of the mask (lambda), added to their gradient"
+        2e-4, ge=0, le=1, description="pull to zero on weights outside of the mask (lambda), added to their gradient, not clipped"
     )
 
 
@@ -114,7 +114,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="sparsify.sr_ste",
-        version=1,
+        version=2,
         summary="Trains through magnitude N:M masks drawn anew at every step: the straight-through control for learned masks",
         settings=SRSTESettings,
         implementation="stages.sparsify.sr_ste:run",

@@ -5,8 +5,9 @@ masked one (straight through), so a weight that grows may come back. What is not
 masks settle. The control for methods that learn their masks otherwise: same layers, same loop, no scores.
 
 Source: Zhou et al. 2021, Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, arXiv 2102.04010, eq. 9,
-and the authors' code. The paper updates by SGD; under AdamW the pull is part of the gradient and so goes through its
-normalisation, as it does wherever the authors' layers meet another optimizer.
+and the authors' code, which clips no gradients: here the pull is added after clipping, so that it neither shrinks with the
+gradients nor makes them shrink. The paper updates by SGD; under AdamW the pull is part of the gradient and so goes through
+its normalisation, as it does wherever the authors' layers meet another optimizer.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from stages.ops.pattern import NMPattern, parse_pattern
 from stages.sparsify.layers import mask_metrics, refuse_transforms, select_layers
 from stages.sparsify.settings import SRSTESettings
 from stages.training.evaluation import evaluate_top1
+from stages.training.hooks import TrainingHook
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model, receive_model
 
@@ -34,47 +36,66 @@ class MagnitudeSparse(nn.Module):
     """Parametrization weight -> mask * weight, with the mask of the N largest magnitudes of each block at this moment.
 
     Forward: W~ = mask(W) * W.
-    Backward, with g = dL/dW~: dL/dW = g + lambda * (1 - mask) * W, for every weight.
+    Backward, with g = dL/dW~: dL/dW = g, for every weight. `PullHook` adds lambda * (1 - mask) * W.
 
     Attributes:
         pattern: N and M.
-        sparse_decay: lambda, per unit of learning rate.
+        mask: of the latest forward pass, None before the first.
     """
 
-    def __init__(self, pattern: NMPattern, *, sparse_decay: float) -> None:
+    def __init__(self, pattern: NMPattern) -> None:
         super().__init__()
         self.pattern = pattern
-        self.sparse_decay = sparse_decay
+        self.mask: Tensor | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
-        mask = magnitude_mask(weight, pattern=self.pattern)
-        masked: Tensor = _StraightThrough.apply(weight, mask, self.sparse_decay)  # type: ignore[no-untyped-call]
+        self.mask = magnitude_mask(weight, pattern=self.pattern)
+        masked: Tensor = _StraightThrough.apply(weight, self.mask)  # type: ignore[no-untyped-call]
         return masked
 
 
 class _StraightThrough(torch.autograd.Function):
-    """mask * weight, whose gradient reaches every weight, with a pull to zero on those outside of the mask."""
+    """mask * weight, whose gradient reaches every weight."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor, sparse_decay: float) -> Tensor:
-        ctx.save_for_backward(weight, mask)
-        ctx.sparse_decay = sparse_decay
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
+        del ctx
         return weight * mask
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
-        weight, mask = ctx.saved_tensors
-        return gradient + ctx.sparse_decay * weight.masked_fill(mask, 0.0), None, None
+        del ctx
+        return gradients[0], None
 
 
-def add_magnitude_masks(
-    model: nn.Module, names: Sequence[str], *, pattern: NMPattern, sparse_decay: float
-) -> dict[str, MagnitudeSparse]:
+class PullHook(TrainingHook):
+    """Adds lambda * (1 - mask) * W to the gradient of every weight with a magnitude mask, after clipping.
+
+    Attributes:
+        sparse_decay: lambda, per unit of learning rate.
+    """
+
+    name = "sr_ste"
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, MagnitudeSparse], *, sparse_decay: float) -> None:
+        self.sparse_decay = sparse_decay
+        self._pairs = [(_stored_weight(model, name), sparse) for name, sparse in layers.items()]
+
+    @torch.no_grad()
+    def after_clipping(self, step: int) -> None:
+        """Pull what the masks of this step's forward pass left out towards zero."""
+        del step
+        for weight, sparse in self._pairs:
+            assert sparse.mask is not None
+            if weight.grad is not None:
+                weight.grad.add_(weight.masked_fill(sparse.mask, 0.0), alpha=self.sparse_decay)
+
+
+def add_magnitude_masks(model: nn.Module, names: Sequence[str], *, pattern: NMPattern) -> dict[str, MagnitudeSparse]:
     """Give the named layers masks that follow their weights, in place; from now on the model is N:M sparse."""
     layers: dict[str, MagnitudeSparse] = {}
     for name in names:
-        layers[name] = MagnitudeSparse(pattern, sparse_decay=sparse_decay)
+        layers[name] = MagnitudeSparse(pattern)
         parametrize.register_parametrization(model.get_submodule(name), "weight", layers[name])
     return layers
 
@@ -83,12 +104,15 @@ def drop_magnitude_masks(model: nn.Module, layers: Mapping[str, MagnitudeSparse]
     """Take the masks away, in place, leaving mask * weight in plain layers, and return the masks as they were last."""
     masks: dict[str, Tensor] = {}
     for name, sparse in layers.items():
-        layer = model.get_submodule(name)
-        weight = layer.parametrizations.weight.original  # type: ignore[union-attr]
-        assert isinstance(weight, Tensor)
-        masks[name] = magnitude_mask(weight, pattern=sparse.pattern)
-        make_weight_plain(layer)
+        masks[name] = magnitude_mask(_stored_weight(model, name), pattern=sparse.pattern)
+        make_weight_plain(model.get_submodule(name))
     return masks
+
+
+def _stored_weight(model: nn.Module, name: str) -> nn.Parameter:
+    weight = model.get_submodule(name).parametrizations.weight.original  # type: ignore[union-attr]
+    assert isinstance(weight, nn.Parameter)
+    return weight
 
 
 def run(context: StageContext) -> StageResult:
@@ -108,8 +132,9 @@ def run(context: StageContext) -> StageResult:
         bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
     )
     before = evaluate_top1(bundle.model, data.test)
-    layers = add_magnitude_masks(bundle.model, names, pattern=pattern, sparse_decay=settings.sparse_decay)
-    report = train(bundle.model, data=data, settings=settings, context=context)
+    layers = add_magnitude_masks(bundle.model, names, pattern=pattern)
+    hook = PullHook(bundle.model, layers, sparse_decay=settings.sparse_decay)
+    report = train(bundle.model, data=data, settings=settings, context=context, hooks=(hook,))
     bundle.model.cpu()
     bundle = apply_masks(bundle, drop_magnitude_masks(bundle.model, layers), pattern=pattern)
     metrics = {"initial_top1_accuracy": before.accuracy, **mask_metrics(bundle)}

@@ -53,7 +53,10 @@ class TrainingHook:
         """
 
     def before_update(self, step: int) -> None:
-        """Called between the backward pass and the optimizer's update: gradients are there and may be changed."""
+        """Called between the backward pass and clipping: gradients are there and may be changed."""
+
+    def after_clipping(self, step: int) -> None:
+        """Called between clipping and the optimizer's update, also where nothing is clipped: what is added here stays whole."""
 
     def after_step(self, step: int) -> None:
         """Called after every update, with the number of the step just done, counted from 0."""

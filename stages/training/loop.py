@@ -185,7 +185,7 @@ class _Run:
         loss.backward()  # type: ignore[no-untyped-call]
         for hook in self.hooks:
             hook.before_update(step)
-        self.optimizer.update()
+        self.optimizer.update(self._after_clipping)
         self.pending.append(loss.detach())
         if self.average is not None:
             self.average.update()
@@ -194,6 +194,10 @@ class _Run:
         self.progress.step = step + 1
         if self.device.type == "cpu" or len(self.pending) >= GPU_LOSS_WINDOW:
             self._read_losses()
+
+    def _after_clipping(self) -> None:
+        for hook in self.hooks:
+            hook.after_clipping(self.progress.step)
 
     def _batches(self) -> Iterator[Batch]:
         """What is left of the running epoch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,11 +50,13 @@ class NamedOptimizer:
             else:
                 group["momentum"] = rates.momentum
 
-    def update(self) -> None:
-        """Clip the model's own gradients if asked to, move the parameters, forget the gradients."""
+    def update(self, after_clipping: Callable[[], None] | None = None) -> None:
+        """Clip the model's own gradients if asked to, call `after_clipping`, move the parameters, forget the gradients."""
         if self._max_gradient_norm is not None:
             # Parameters of hooks stay out: a method's scores must not shrink the steps of the weights.
             nn.utils.clip_grad_norm_(self.model_parameters, self._max_gradient_norm)
+        if after_clipping is not None:
+            after_clipping()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 

@@ -18,7 +18,8 @@ from stages.models.zoo import find_architecture
 from stages.ops.pattern import NMPattern
 from stages.sparsify import sr_ste
 from stages.sparsify.settings import METRICS, SRSTESettings
-from stages.sparsify.sr_ste import MagnitudeSparse, add_magnitude_masks, drop_magnitude_masks
+from stages.sparsify.sr_ste import MagnitudeSparse, PullHook, add_magnitude_masks, drop_magnitude_masks
+from stages.training.loop import train
 
 LAMBDA = 2e-2
 """Large, so that a wrong pull shows."""
@@ -71,7 +72,8 @@ def test_masks_losses_and_weights_follow_the_equation_step_by_step(dtype, tolera
     Float32 rounds at 6e-8, which momentum and 60 steps at a rate of 0.05 carry to 1e-5; float64 shows that it is no more.
     """
     slow, ours = small_net(dtype), small_net(dtype)
-    layers = add_magnitude_masks(ours, ("conv", "hidden"), pattern=pattern, sparse_decay=LAMBDA)
+    layers = add_magnitude_masks(ours, ("conv", "hidden"), pattern=pattern)
+    hook = PullHook(ours, layers, sparse_decay=LAMBDA)
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.05, momentum=0.9)
     momenta = {name: torch.zeros_like(p) for name, p in slow.named_parameters()}
     generator, changed, seen = torch.Generator().manual_seed(1), 0, None
@@ -97,6 +99,7 @@ def test_masks_losses_and_weights_follow_the_equation_step_by_step(dtype, tolera
         assert float((loss - slow_loss).detach()) == pytest.approx(0, abs=tolerance)
         optimizer.zero_grad()
         loss.backward()
+        hook.after_clipping(step)
         optimizer.step()
         for name in layers:
             original = ours.get_submodule(name).parametrizations.weight.original
@@ -104,15 +107,50 @@ def test_masks_losses_and_weights_follow_the_equation_step_by_step(dtype, tolera
     assert changed > 0, "no mask ever changed: the test shows nothing"
 
 
-def test_removed_weights_have_the_gradient_of_the_masked_weight_and_the_pull():
+def one_layer():
     torch.manual_seed(0)
-    weight = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
+    net = nn.Sequential(nn.Linear(8, 6, bias=False)).double()
+    layers = add_magnitude_masks(net, ("0",), pattern=NMPattern(2, 4))
+    return net, layers, net[0].parametrizations.weight.original
+
+
+def test_removed_weights_have_the_gradient_of_the_masked_weight_and_the_pull():
+    net, layers, weight = one_layer()
     factor = torch.randn(6, 8, dtype=torch.float64)
-    sparse = MagnitudeSparse(NMPattern(2, 4), sparse_decay=LAMBDA)(weight)
-    (sparse * factor).sum().backward()
-    mask = slow_mask(weight, 2, 4)
+    sparse, mask = net[0].weight, slow_mask(weight, 2, 4)
     assert torch.equal(sparse, weight * mask)
+    (sparse * factor).sum().backward()
+    assert torch.equal(weight.grad, factor)
+    PullHook(net, layers, sparse_decay=LAMBDA).after_clipping(0)
     torch.testing.assert_close(weight.grad, factor + LAMBDA * (1 - mask) * weight.detach(), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("limit", [1e-6, None])
+def test_clipping_leaves_the_pull_whole_and_the_pull_does_not_make_it_clip_more(limit, tmp_path):
+    """One step of the training loop itself, by plain SGD, on a loss whose gradient is known; the authors clip nothing."""
+    data, factor = load_dataset(DigitsData()), 100 * torch.randn(10, 64)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
+    layers = add_magnitude_masks(net, ("1",), pattern=NMPattern(2, 4))
+    weight = net[1].parametrizations.weight.original
+    before, mask = weight.detach().clone(), slow_mask(weight, 2, 4)
+    settings = SRSTESettings(
+        data="digits",
+        epochs=1,
+        batch_size=data.train.num_samples,
+        optimizer="sgd",
+        schedule="constant",
+        warmup=0,
+        momentum=0.0,
+        weight_decay=0.0,
+        learning_rate=0.1,
+        max_gradient_norm=limit,
+    )
+    context = replace(local_context(settings, folder=tmp_path), num_threads=1)
+    hook = PullHook(net, layers, sparse_decay=1.0)
+    loss = lambda images, logits, labels: (net[1].weight * factor).sum() + 0 * logits.sum()  # noqa: E731
+    train(net, data=data, settings=settings, context=context, hooks=(hook,), loss=loss)
+    gradient = factor if limit is None else factor * limit / factor.norm()
+    torch.testing.assert_close(weight.detach(), before - 0.1 * (gradient + (1 - mask) * before), rtol=1e-5, atol=1e-7)
 
 
 def test_without_a_gradient_removed_weights_shrink_and_kept_ones_stay():
@@ -121,9 +159,10 @@ def test_without_a_gradient_removed_weights_shrink_and_kept_ones_stay():
         layer.weight.copy_(torch.linspace(0.1, 3.2, 32).view(4, 8))
     before, mask = layer.weight.detach().clone(), slow_mask(layer.weight, 2, 4).bool()
     holder = nn.Sequential(layer)
-    add_magnitude_masks(holder, ("0",), pattern=NMPattern(2, 4), sparse_decay=0.5)
-    for _ in range(20):
+    hook = PullHook(holder, add_magnitude_masks(holder, ("0",), pattern=NMPattern(2, 4)), sparse_decay=0.5)
+    for step in range(20):
         (holder(torch.zeros(1, 8)).sum()).backward()
+        hook.after_clipping(step)
         original = layer.parametrizations.weight.original
         with torch.no_grad():
             original -= 0.1 * original.grad
@@ -135,13 +174,13 @@ def test_without_a_gradient_removed_weights_shrink_and_kept_ones_stay():
 
 def test_permuting_output_channels_permutes_masks():
     weight, order = torch.randn(6, 8), torch.randperm(6)
-    sparse = MagnitudeSparse(NMPattern(2, 4), sparse_decay=0.0)
+    sparse = MagnitudeSparse(NMPattern(2, 4))
     assert torch.equal(sparse(weight[order]), sparse(weight)[order])
 
 
 def test_dropping_the_masks_leaves_plain_layers_with_the_same_output():
     net, images = small_net(torch.float32), torch.randn(4, 1, 6, 6)
-    layers = add_magnitude_masks(net, ("conv", "hidden"), pattern=NMPattern(2, 4), sparse_decay=LAMBDA)
+    layers = add_magnitude_masks(net, ("conv", "hidden"), pattern=NMPattern(2, 4))
     expected = net(images)
     masks = drop_magnitude_masks(net, layers)
     assert torch.equal(net(images), expected)
