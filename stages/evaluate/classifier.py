@@ -24,7 +24,7 @@ from stages.evaluate.latency import Runner, measure_interleaved, paired_ratio
 from stages.evaluate.settings import ClassifierSettings
 from stages.evaluate.statistics import paired_drop, wilson_interval
 from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle
-from stages.models.measures import measure_model
+from stages.models.measures import measure_model, model_digest
 from stages.ops.onnx_file import open_session, run_session, write_onnx
 from stages.training.model_artifact import receive_model
 
@@ -88,6 +88,14 @@ def _subject(bundle: ModelBundle, exported: Artifact | None, model: Artifact) ->
         raise ValueError(
             f"evaluate.classifier: the exported file takes images {found} of {len(written['output']['classes'])} classes, "
             f"the model {expected} of {len(classes)}; connect the export of this model"
+        )
+    if "source_digest" not in written:
+        raise ValueError(
+            "evaluate.classifier: export.json does not say which model was exported (no source_digest); export the model again"
+        )
+    if written["source_digest"] != model_digest(model):
+        raise ValueError(
+            "evaluate.classifier: the exported file is that of a model with other weights; connect the export of this model"
         )
     return _Subject(
         bundle=bundle,

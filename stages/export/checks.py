@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from stages.contract import StageContext
 from stages.data.base import load_dataset
 from stages.data.settings import DataSource
 from stages.models.bundle import ModelBundle
+from stages.models.measures import model_digest
 from stages.ops.onnx_file import INPUT_NAME, OUTPUT_NAME
 from stages.ops.seeds import derive_seed
 
@@ -79,7 +79,8 @@ def describe_onnx(bundle: ModelBundle, *, opset: int, dynamic_batch: bool) -> di
     }
 
 
-def write_description(folder: Path, description: Mapping[str, Any]) -> None:
-    """Write `export.json`; equal descriptions give equal bytes."""
-    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+def write_description(context: StageContext, description: Mapping[str, Any]) -> None:
+    """Write `export.json` with the digest of the exported model; equal models and descriptions give equal bytes."""
+    whole = {**description, "source_digest": model_digest(context.input("model"))}
+    text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    (context.output / DESCRIPTION_FILE).write_text(text, encoding="utf-8")

@@ -91,7 +91,7 @@ def run(context: StageContext) -> StageResult:
         "operators": dict(sorted(operators.items())),
     }
     write_description(
-        context.output,
+        context,
         {**description, "quantization": quantization, "masked_layers": layers, "size_bytes": metrics["size_bytes"]},
     )
     return StageResult(metrics=metrics)

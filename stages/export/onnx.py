@@ -51,7 +51,7 @@ def run(context: StageContext) -> StageResult:
         "num_violating_blocks": sum(layer["num_violating_blocks"] for layer in layers),
     }
     description = describe_onnx(bundle, opset=settings.opset, dynamic_batch=settings.dynamic_batch)
-    write_description(context.output, {**description, "sparse_layers": layers, "size_bytes": metrics["size_bytes"]})
+    write_description(context, {**description, "sparse_layers": layers, "size_bytes": metrics["size_bytes"]})
     return StageResult(metrics=metrics)
 
 

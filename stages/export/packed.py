@@ -59,7 +59,7 @@ def run(context: StageContext) -> StageResult:
         "max_abs_difference": differences["max_abs_difference"],
     }
     write_description(
-        context.output,
+        context,
         {
             "format": 1,
             "file": PACKED_FILE,

@@ -56,7 +56,7 @@ def run(context: StageContext) -> StageResult:
         )
     size = path.stat().st_size
     write_description(
-        context.output,
+        context,
         {
             "format": 1,
             "file": PROGRAM_FILE,

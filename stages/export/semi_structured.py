@@ -75,7 +75,7 @@ def run(context: StageContext) -> StageResult:
         "num_masked_layers_left_dense": len(left),
     }
     write_description(
-        context.output,
+        context,
         {
             "format": 1,
             "file": FILE,

@@ -112,7 +112,7 @@ class SemiStructuredSettings(StageSettings):
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="export.onnx",
-        version=1,
+        version=2,
         summary="Writes one ONNX file, runs it against the model, and checks N:M sparsity on the file itself",
         settings=ONNXSettings,
         implementation="stages.export.onnx:run",
@@ -131,7 +131,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="export.packed",
-        version=1,
+        version=2,
         summary="Stores N:M sparse and b-bit weights packed in one safetensors file, bit-exactly, with a loader",
         settings=PackedSettings,
         implementation="stages.export.packed:run",
@@ -152,7 +152,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="export.onnx_int8",
-        version=1,
+        version=2,
         summary="Writes an ONNX file whose layers onnxruntime runs on integers, and checks that it does",
         settings=INT8Settings,
         implementation="stages.export.int8:run",
@@ -176,7 +176,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="export.program",
-        version=1,
+        version=2,
         summary="Writes a torch.export program (.pt2) that holds no pickle, loads it again and runs it beside the model",
         settings=ProgramSettings,
         implementation="stages.export.program:run",
@@ -188,7 +188,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="export.semi_structured",
-        version=1,
+        version=2,
         summary="Writes 2:4 sparse linear layers in the form that NVIDIA's sparse tensor cores multiply; needs a GPU",
         settings=SemiStructuredSettings,
         implementation="stages.export.semi_structured:run",

@@ -1,15 +1,23 @@
-"""What every stage that makes a model says about it: sizes and nominal compute. No clock is read here."""
+"""What every stage that makes a model says about it: sizes, nominal compute, and which model it is. No clock is read here."""
 
 from __future__ import annotations
 
 import torch
+from blake3 import blake3
 
-from stages.models.bundle import ModelBundle, fold_bundle
+from stages.contract import Artifact
+from stages.models.bundle import DESCRIPTION_FILE, WEIGHTS_FILE, ModelBundle, fold_bundle
 from stages.models.fake_quant import layer_bits
 from stages.ops.counting import FLOAT_BITS, count_compute, num_nonzero_parameters, num_parameters
 
 METRICS = ("num_parameters", "num_nonzero_parameters", "sparsity", "gmacs", "gmacs_effective", "bops")
 """The names that `measure_model` gives."""
+
+
+def model_digest(model: Artifact) -> str:
+    """Digest of a model's description and weights, by which an exported file is known to be this model's."""
+    parts = (blake3(model.file(name).read_bytes()).digest() for name in (DESCRIPTION_FILE, WEIGHTS_FILE))
+    return blake3(b"".join(parts)).hexdigest()
 
 
 def measure_model(bundle: ModelBundle) -> dict[str, float | int]:

@@ -172,6 +172,24 @@ def test_the_export_of_another_model_is_refused(models, tmp_path):
         evaluate(tmp_path / "run", model=models["dense"], exported=artifact("exported", folder))
 
 
+def test_the_export_of_a_model_with_other_weights_is_refused(models, tmp_path):
+    """Same shape, same classes: nothing but the digest tells them apart, and the report would mix two models."""
+    with pytest.raises(ValueError, match="a model with other weights; connect the export of this model"):
+        evaluate(tmp_path, model=models["dense"], exported=models["masked_onnx"], baseline=models["dense"])
+
+
+def test_an_export_that_names_no_source_is_refused(models, tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for name, path in models["dense_onnx"].files.items():
+        (folder / name).write_bytes(path.read_bytes())
+    description = json.loads((folder / "export.json").read_text())
+    del description["source_digest"]
+    (folder / "export.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"does not say which model was exported .*export the model again"):
+        evaluate(tmp_path / "run", model=models["dense"], exported=artifact("exported", folder))
+
+
 def test_a_file_that_takes_one_image_is_fed_one_by_one(models, tmp_path):
     export.run(context_in(tmp_path / "export", ONNXSettings(dynamic_batch=False), model=models["masked"]))
     exported = artifact("exported", tmp_path / "export" / "output")

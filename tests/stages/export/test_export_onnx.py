@@ -20,6 +20,7 @@ from stages.data.settings import DigitsData
 from stages.export import onnx as export
 from stages.export.settings import STAGES, ONNXSettings
 from stages.models.bundle import build_bundle, load_bundle, save_bundle
+from stages.models.measures import model_digest
 from stages.models.nm_mask import apply_masks
 from stages.models.zoo import find_architecture
 from stages.ops.nm import magnitude_mask
@@ -91,6 +92,16 @@ def test_normalization_is_stated(exported):
         "mean": list(spec.mean),
         "std": list(spec.std),
     }
+
+
+@pytest.mark.parametrize("exported", ["cnn_micro"], indirect=True)
+@pytest.mark.parametrize("file", ["model.json", "weights.safetensors"])
+def test_the_description_names_the_weights_and_the_architecture_that_were_exported(exported, file, tmp_path):
+    _, model, _, folder = exported
+    stated = json.loads((folder / "export.json").read_text())["source_digest"]
+    assert stated == model_digest(model)
+    (tmp_path / file).write_bytes(model.file(file).read_bytes() + b" ")
+    assert stated != model_digest(replace(model, files={**model.files, file: tmp_path / file}))
 
 
 @pytest.mark.parametrize("exported", ["cnn_micro"], indirect=True)
