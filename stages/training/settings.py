@@ -5,9 +5,9 @@ A field marked `operational` changes when something is saved or shown, never wha
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.contract import StageSettings
 from stages.data.settings import DataSettings
@@ -40,7 +40,7 @@ class TrainingSettings(StageSettings):
         description="onecycle: cosine rise from a 25th, cosine fall to near 0; others: linear rise, then fall to 0 or stay",
     )
     warmup: float = Field(0.3, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, or beta1 of adamw; onecycle moves it between 0.85 and 0.95")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, or beta1 of adamw; not to be set with onecycle, which moves it itself between 0.95 and 0.85")
     weight_decay: float = Field(
         0.05, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate"
     )
@@ -61,6 +61,16 @@ class TrainingSettings(StageSettings):
     checkpoint_every_minutes: float | None = Field(
         2.0, gt=0, description="minutes between saved states; none: by steps alone", json_schema_extra=OPERATIONAL
     )
+
+    @model_validator(mode="after")
+    def _momentum_acts(self) -> Self:
+        # Set to its default it changes no key, and settings built out of others' name every field.
+        if self.schedule == "onecycle" and self.momentum != type(self).model_fields["momentum"].default:
+            raise ValueError(
+                f"momentum is {self.momentum}, but schedule onecycle moves momentum itself, between 0.95 and 0.85; leave momentum "
+                "out, or choose schedule cosine, linear or constant"
+            )
+        return self
 
     def data_identity(self) -> str | None:
         return self.data.identity()

@@ -33,6 +33,17 @@ def test_onecycle_agrees_with_torch(total, warmup):
             scheduler.step()
 
 
+def test_momentum_is_refused_where_onecycle_moves_it_and_acts_elsewhere():
+    """Otherwise a setting without effect would give another key to the same weights."""
+    with pytest.raises(ValueError, match=r"momentum is 0\.5, but schedule onecycle"):
+        TrainingSettings(data="digits", momentum=0.5)
+    shown = TrainingSettings(data="digits").model_dump()
+    assert TrainingSettings(**shown).momentum == shown["momentum"], "settings that name every field must be read"
+    for schedule in ("cosine", "linear", "constant"):
+        chosen = TrainingSettings(data="digits", schedule=schedule, momentum=0.5)
+        assert rates_at(3, total_steps=10, settings=chosen).momentum == 0.5
+
+
 @given(
     st.integers(1, 500), st.floats(0, 0.99), st.sampled_from(["onecycle", "cosine", "linear", "constant"]), st.floats(1e-6, 10)
 )
