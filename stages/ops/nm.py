@@ -103,7 +103,9 @@ def kept_combinations(epoch: int, *, num_combinations: int, start: float, end: f
     if epoch >= end:
         return 1
     remaining = min(1.0, 1.0 - (epoch - start) / (end - start))
-    return 1 + ceil((num_combinations - 1) * float(remaining**power))
+    # Rounding may leave a whole number a little above itself; before t_f there are two at least, however small the power is.
+    beyond_last = ceil((num_combinations - 1) * float(remaining**power) - 1e-9)
+    return min(num_combinations, 1 + max(1, beyond_last))
 
 
 def remove_lowest(scores_GC: Tensor, removed_GC: Tensor, *, count: int) -> Tensor:

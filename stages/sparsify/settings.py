@@ -83,7 +83,10 @@ class SRSTESettings(NMSettings, TrainingSettings):
 
     epochs: int = Field(30, ge=1, le=100_000, description="passes over the training images")
     sparse_decay: float = Field(
-        2e-4, ge=0, le=1, description="pull to zero on weights outside of the mask (lambda), added to their gradient, not clipped"
+        2e-4,
+        ge=0,
+        le=1,
+        description="pull to zero on weights outside of the mask (lambda), added to their gradient, not clipped",
     )
 
 
@@ -102,7 +105,7 @@ METRICS = (*MODEL_METRICS, "initial_top1_accuracy", "num_nm_blocks", "num_violat
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="sparsify.lbc",
-        version=1,
+        version=2,
         summary="Learns the best N:M combination of every block while training, removing the lowest-scored step by step",
         settings=LBCSettings,
         implementation="stages.sparsify.lbc:run",

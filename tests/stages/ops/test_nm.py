@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import combinations
+from math import ceil
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from stages.ops.nm import (
     combination_gradient,
@@ -89,6 +93,28 @@ def test_kept_combinations_follow_the_published_curve():
     assert kept[60:] == [1] * 10
     assert all(isinstance(value, int) for value in kept)
     assert kept == sorted(kept, reverse=True)
+
+
+@given(
+    st.sampled_from([4, 6, 8, 16, 28, 70, 120, 1820]),
+    st.integers(0, 20),
+    st.integers(1, 100),
+    st.integers(1, 4),
+    st.integers(0, 130),
+)
+@example(num_combinations=28, start=0, length=15, power=3, epoch=5)
+def test_kept_combinations_are_those_of_exact_arithmetic(num_combinations, start, length, power, epoch):
+    """In floating point 27 * (2/3)**3 is a little above 8, and rounding up would keep one combination too many."""
+    share = min(Fraction(1), max(Fraction(0), 1 - Fraction(epoch - start, length)))
+    expected = 1 + ceil((num_combinations - 1) * share**power)
+    found = kept_combinations(epoch, num_combinations=num_combinations, start=start, end=start + length, power=power)
+    assert found == expected
+
+
+def test_one_combination_is_left_at_the_end_of_the_curve_and_not_before():
+    """However small the share is that a large power leaves."""
+    assert [kept_combinations(e, num_combinations=6, start=0, end=60, power=16) for e in (58, 59, 60)] == [2, 2, 1]
+    assert kept_combinations(3, num_combinations=1, start=0, end=60, power=3) == 1
 
 
 @pytest.mark.parametrize(("end", "power", "first"), [(60, 3, 5), (80, 3, 6), (200, 4, 11)])
