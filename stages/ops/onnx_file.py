@@ -123,7 +123,8 @@ def find_weight(weight: Tensor, arrays: Mapping[str, np.ndarray[Any, Any]]) -> S
 
     Exporters rename weights, transpose those of linear layers and multiply a following batch norm's scale into those of
     convolutions. So an array counts as the weight if, turned to the weight's layout, each output row is a multiple of the
-    weight's row, to 1e-5 of the largest value. Where several do, the closest is taken.
+    weight's row, to 1e-5 of the largest value. Zero times anything is zero, so a row of zeros counts as a row of zeros only.
+    Where several arrays do, the closest is taken, and of equally close ones that with the most similar number of non-zeros.
 
     Args:
         weight: (O, I) or (O, I, kh, kw).
@@ -132,14 +133,17 @@ def find_weight(weight: Tensor, arrays: Mapping[str, np.ndarray[Any, Any]]) -> S
     wanted = weight.detach().double().numpy()
     rows = wanted.reshape(len(wanted), -1)
     energy = (rows**2).sum(axis=1, keepdims=True)
-    best: tuple[float, StoredWeight] | None = None
+    best: tuple[tuple[float, int], StoredWeight] | None = None
     for name, array in arrays.items():
         for turned in _orientations(array, wanted.shape):
             other = turned.reshape(rows.shape).astype(np.float64)
+            if (rows.any(axis=1) & ~other.any(axis=1)).any():
+                continue
             scale = (other * rows).sum(axis=1, keepdims=True) / np.where(energy > 0, energy, 1.0)
             distance = float(np.abs(other - scale * rows).max() / max(float(np.abs(other).max()), 1e-30))
-            if distance <= 1e-5 and (best is None or distance < best[0]):
-                best = distance, StoredWeight(name=name, values=turned)
+            rank = distance, abs(int(np.count_nonzero(other)) - int(np.count_nonzero(rows)))
+            if distance <= 1e-5 and (best is None or rank < best[0]):
+                best = rank, StoredWeight(name=name, values=turned)
     return best[1] if best else None
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,6 +98,44 @@ def test_every_weight_is_found_again_whatever_the_exporter_did_to_it(file, layer
 
 def test_a_weight_that_is_not_in_the_file_is_not_found(file):
     assert find_weight(torch.randn(16, 16), stored_arrays(file)) is None
+
+
+class TestZeros:
+    """Zero times any row is a row of zeros: without a rule of its own it would be found wherever a weight is looked for."""
+
+    WEIGHT = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+
+    def test_an_array_of_zeros_is_not_taken_for_a_weight(self):
+        zeros, weight = np.zeros((16, 8), np.float32), self.WEIGHT.numpy()
+        assert find_weight(self.WEIGHT, {"zeros": zeros}) is None
+        # The exporter rounds what it folds, so the weight itself is not exact, while zeros would be.
+        stored = find_weight(self.WEIGHT, {"zeros": zeros, "weight": weight * np.float32(1 + 1e-7)})
+        assert stored is not None
+        assert stored.name == "weight"
+
+    def test_a_row_of_zeros_is_that_of_a_weight_with_such_a_row_only(self):
+        weight = self.WEIGHT.clone()
+        broken = weight.numpy().copy()
+        broken[3] = 0
+        assert find_weight(weight, {"broken": broken}) is None
+        weight[3] = 0
+        found = find_weight(weight, {"broken": broken, "whole": self.WEIGHT.numpy()})
+        assert found is not None
+        assert found.name == "broken"
+
+    def test_a_weight_of_zeros_is_found(self):
+        found = find_weight(torch.zeros(16, 8), {"weight": self.WEIGHT.numpy(), "zeros": np.zeros((16, 8), np.float32)})
+        assert found is not None
+        assert found.name == "zeros"
+
+    def test_of_equally_close_arrays_that_with_as_many_non_zeros_is_taken(self):
+        weight = torch.eye(4).double()
+        near, far = weight.numpy().copy(), weight.numpy().copy()
+        near[0, 1] = far[0, 1] = far[1, 2] = 1e-6
+        for arrays in ({"far": far, "near": near}, {"near": near, "far": far}):
+            found = find_weight(weight, arrays)
+            assert found is not None
+            assert found.name == "near"
 
 
 def test_a_fixed_batch_takes_one_image(tmp_path):
