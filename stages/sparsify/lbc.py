@@ -8,6 +8,17 @@ Source: Zhang et al. 2022, arXiv 2206.06662, and the authors' code, replayed ste
 it errs: `removed` is a boolean (see `ScoredCombinations`), the curve is clamped before t_i (there the code fails), scores rest
 after the last removal in every model (in the code for DeiT they go on, without effect on the mask), and the moving average of
 weights leaves scores alone. The mask of layers follows the paper: all but the first layer and the classifier.
+
+Recipes of the authors, to be set (the defaults adamw, onecycle and clipping to norm 1 are a recipe of ours for small models,
+not theirs; p, the scores' rate and their weight decay default to those for ResNet, t_f to that of the instructions):
+
+    ResNet: optimizer sgd, momentum 0.9, schedule cosine, epochs 120, warmup 0.042 (5 epochs), batch_size 256,
+        learning_rate 0.1, weight_decay 1e-4, score_weight_decay 1e-4, removal_power 3, removal_end 0.5 (instructions) or
+        0.67 (default of the code), max_gradient_norm none, label_smoothing 0.1
+    DeiT: optimizer adamw, schedule cosine, epochs 300, warmup 0.017 (5 epochs), batch_size 1024, learning_rate 1e-3,
+        weight_decay 0.05, score_weight_decay 0.05, removal_power 4, removal_end 0.67, max_gradient_norm none
+
+Their augmentation (colours, mixup, erasing and so on) and the floor of 1e-5 under DeiT's learning rate have no setting here.
 """
 
 from __future__ import annotations

@@ -40,7 +40,12 @@ class TrainingSettings(StageSettings):
         description="onecycle: cosine rise from a 25th, cosine fall to near 0; others: linear rise, then fall to 0 or stay",
     )
     warmup: float = Field(0.3, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, or beta1 of adamw; not to be set with onecycle, which moves it itself between 0.95 and 0.85")
+    momentum: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="of sgd, or beta1 of adamw; not to be set with onecycle, which moves it itself between 0.95 and 0.85",
+    )
     weight_decay: float = Field(
         0.05, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate"
     )
@@ -67,8 +72,8 @@ class TrainingSettings(StageSettings):
         # Set to its default it changes no key, and settings built out of others' name every field.
         if self.schedule == "onecycle" and self.momentum != type(self).model_fields["momentum"].default:
             raise ValueError(
-                f"momentum is {self.momentum}, but schedule onecycle moves momentum itself, between 0.95 and 0.85; leave momentum "
-                "out, or choose schedule cosine, linear or constant"
+                f"momentum is {self.momentum}, but schedule onecycle moves momentum itself, between 0.95 and 0.85; leave "
+                "momentum out, or choose schedule cosine, linear or constant"
             )
         return self
 

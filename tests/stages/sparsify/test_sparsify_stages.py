@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,6 +237,20 @@ class TestSelectLayers:
 
 
 class TestSettings:
+    def test_the_recipes_of_the_authors_that_the_docstring_spells_are_settings(self):
+        recipes = re.findall(r"^    (ResNet|DeiT): ((?:.+\n)+?)(?=\n|    DeiT)", lbc.__doc__, flags=re.MULTILINE)
+        assert [name for name, _ in recipes] == ["ResNet", "DeiT"]
+        chosen = {}
+        for name, text in recipes:
+            pairs = (part.split()[:2] for part in text.split(","))
+            values = {key: None if value == "none" else value for key, value in pairs}
+            chosen[name] = LBCSettings(data="digits", **values)
+        assert (chosen["ResNet"].optimizer, chosen["ResNet"].momentum, chosen["ResNet"].last_removal_epoch) == ("sgd", 0.9, 60)
+        assert (chosen["DeiT"].optimizer, chosen["DeiT"].removal_power, chosen["DeiT"].last_removal_epoch) == ("adamw", 4, 201)
+        for settings in chosen.values():
+            assert settings.score_weight_decay == settings.weight_decay
+            assert settings.max_gradient_norm is None
+
     def test_a_pattern_with_many_combinations_needs_a_yes(self):
         with pytest.raises(ValueError, match=r"4:16 has 1820 combinations, 113\.75 scores per weight"):
             LBCSettings(data="digits", n_m="4:16")
