@@ -142,7 +142,10 @@ def _metrics(subject: _Subject, baseline: _Subject | None, *, data: Dataset, con
     if baseline is not None:
         right = _predict(baseline, data, num_threads=context.num_threads) == labels
         drop, drop_low, drop_high = paired_drop(
-            only_baseline=int((right & ~correct).sum()), only_model=int((correct & ~right).sum()), total=total
+            both_right=int((right & correct).sum()),
+            only_baseline=int((right & ~correct).sum()),
+            only_model=int((correct & ~right).sum()),
+            total=total,
         )
         metrics |= {
             "baseline_top1_accuracy": int(right.sum()) / total,

@@ -63,7 +63,7 @@ STAGES: tuple[StageSpec, ...] = (
         },
         output="evaluation",
         metrics=CLASSIFIER_METRICS,
-        source="Interval: Wilson 1927, J. Am. Stat. Assoc. 22; paired difference: Newcombe 1998, Stat. Med. 17 (Wald form)",
+        source="Interval: Wilson 1927, J. Am. Stat. Assoc. 22; paired difference: Newcombe 1998, Stat. Med. 17:2635, method 10",
         example={"data": "digits", "batch_sizes": [1, 16], "latency_seconds": 0.2},
     ),
     StageSpec(

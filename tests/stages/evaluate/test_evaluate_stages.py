@@ -158,7 +158,7 @@ def test_a_model_alone_is_measured_in_torch(models, tmp_path):
 def test_a_model_beside_itself_is_not_worse(models, tmp_path):
     result, _ = evaluate(tmp_path, model=models["dense"], baseline=models["dense"])
     assert result.metrics["top1_drop"] == 0
-    assert (result.metrics["top1_drop_low"], result.metrics["top1_drop_high"]) == (0, 0)
+    assert result.metrics["top1_drop_low"] == -result.metrics["top1_drop_high"] < 0
 
 
 def test_the_export_of_another_model_is_refused(models, tmp_path):
@@ -205,11 +205,30 @@ class TestStatistics:
         assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
         assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
 
-    def test_a_paired_interval_depends_on_the_images_that_differ(self):
-        drop, low, high = paired_drop(only_baseline=12, only_model=4, total=400)
+    @pytest.mark.parametrize(("counts", "expected"), [((14, 5, 0, 22), (0.011, 0.226)), ((1, 1, 7, 12), (-0.507, -0.026))])
+    def test_paired_intervals_are_the_published_ones(self, counts, expected):
+        """Altman et al. 2000, Statistics with Confidence, table 6.2; Fagerland et al. 2014, airway hyper-responsiveness."""
+        both, first, second, _ = counts
+        _, low, high = paired_drop(both_right=both, only_baseline=first, only_model=second, total=sum(counts))
+        assert (low, high) == pytest.approx(expected, abs=5e-4)
+
+    def test_a_paired_interval_is_narrower_the_fewer_images_differ(self):
+        drop, low, high = paired_drop(both_right=380, only_baseline=12, only_model=4, total=400)
         assert drop == 0.02
-        assert (low, high) == pytest.approx((0.02 - 1.96 * 0.00990, 0.02 + 1.96 * 0.00990), abs=1e-4)
-        assert paired_drop(only_baseline=0, only_model=0, total=10) == (0, 0, 0)
+        assert 0 < high - 0.02 < 0.025
+        _, wide_low, wide_high = paired_drop(both_right=370, only_baseline=22, only_model=14, total=400)
+        assert wide_low < low < high < wide_high
+
+    @pytest.mark.parametrize("both_right", [0, 225, 446, 450])
+    def test_two_models_that_no_image_tells_apart_may_still_differ(self, both_right):
+        drop, low, high = paired_drop(both_right=both_right, only_baseline=0, only_model=0, total=450)
+        assert drop == 0
+        assert 1e-4 < high == pytest.approx(-low) < 0.02
+
+    def test_model_and_baseline_changed_round_mirror_the_interval(self):
+        drop, low, high = paired_drop(both_right=40, only_baseline=9, only_model=2, total=60)
+        mirrored = paired_drop(both_right=40, only_baseline=2, only_model=9, total=60)
+        assert mirrored == pytest.approx((-drop, -high, -low))
 
 
 class TestLatency:
