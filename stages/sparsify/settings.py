@@ -55,7 +55,7 @@ class LBCSettings(NMSettings, TrainingSettings):
         1e-4,
         ge=0,
         le=10,
-        description="weight decay of the scores, per unit of learning rate; the authors: as the weights', ResNet 1e-4, DeiT 0.05",
+        description="weight decay of the scores, per unit of learning rate; the authors: the weights', ResNet 1e-4, DeiT 0.05",
     )
     allow_large_score_memory: bool = Field(
         False, description="allow patterns with more than 10 scores per weight, such as 4:16 with 113.75"

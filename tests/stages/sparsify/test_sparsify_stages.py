@@ -23,6 +23,8 @@ from stages.sparsify import lbc, magnitude
 from stages.sparsify.layers import mask_metrics, select_layers
 from stages.sparsify.settings import STAGES, LBCSettings, MagnitudeSettings
 from stages.training.loop import train
+from stages.training.optimizer import NamedOptimizer
+from stages.training.schedules import Rates
 from stages.training.settings import TrainingSettings
 
 PATTERN = NMPattern(2, 4)
@@ -134,21 +136,79 @@ def test_later_fine_tuning_keeps_the_mask_of_lbc_exactly(lbc_run, tmp_path):
         assert not bool(plain.get_submodule(name).weight[~mask].any())
 
 
-def test_lbc_resumed_after_a_stop_ends_on_the_same_bits(lbc_run, dense_cnn, tmp_path):
-    """The stop falls into epoch 2, between removals; buffers, scores and rests must all come back."""
+def test_scores_move_by_the_rate_and_the_decay_of_the_settings(dense_cnn, tmp_path, monkeypatch):
+    """What the stage hands to the loop, through the loop's own optimizer: one step of plain SGD on gradients of 1."""
+
+    class Stop(Exception):
+        pass
+
+    handed = []
+
+    def stop(model, *, hooks, **_):
+        handed.append((model, hooks))
+        raise Stop
+
+    monkeypatch.setattr(lbc, "train", stop)
+    settings = LBCSettings(
+        data="digits",
+        epochs=10,
+        optimizer="sgd",
+        schedule="constant",
+        momentum=0.0,
+        weight_decay=0.7,
+        max_gradient_norm=None,
+        removal_start=0.1,
+        removal_end=0.8,
+        removal_power=2.5,
+        score_learning_rate_multiplier=0.3,
+        score_weight_decay=0.2,
+    )
+    with pytest.raises(Stop):
+        lbc.run(context_in(tmp_path, settings, model=dense_cnn))
+    ((model, hooks),) = handed
+    assert hooks[0].schedule == {"start": 1, "end": 8, "power": 2.5}
+    optimizer = NamedOptimizer(model, hooks=hooks, settings=settings)
+    optimizer.set_rates(Rates(learning_rate=0.1, momentum=0.0))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.update()
+    assert sum(name.endswith(".scores") for name in before) == 2
+    for name, parameter in model.named_parameters():
+        if name.endswith(".scores"):
+            torch.testing.assert_close(parameter.detach(), before[name] - 0.1 * 0.3 * (1 + 0.2 * before[name]))
+        elif name.endswith(".original"):
+            torch.testing.assert_close(parameter.detach(), before[name] - 0.1 * (1 + 0.7 * before[name]))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lbc_run, dense_cnn, tmp_path_factory):
+    """Metrics and weights of a run without a stop, by the decay of its average."""
+    folder, settings = tmp_path_factory.mktemp("average"), LBCSettings(data="digits", epochs=6, ema_decay=0.9)
+    return {None: lbc_run, 0.9: (lbc.run(context_in(folder, settings, model=dense_cnn)), folder / "output")}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("epoch", [2.4, 3.6])
+def test_lbc_resumed_after_a_stop_ends_on_the_same_bits(undisturbed, dense_cnn, tmp_path, epoch, ema_decay):
+    """A stop between removals, and one after the scores were laid to rest at epoch 3: buffers, scores and rests come back."""
+    steps_per_epoch = load_dataset(DigitsData()).train.num_samples // 64
     calls = iter(range(10_000))
 
     def stop():
-        if next(calls) == 52:
+        if next(calls) == int(epoch * steps_per_epoch):
             raise Cancelled
 
-    settings = LBCSettings(data="digits", epochs=6)
+    settings = LBCSettings(data="digits", epochs=6, ema_decay=ema_decay)
     context = replace(context_in(tmp_path, settings, model=dense_cnn), check_cancelled=stop)
     with pytest.raises(Cancelled):
         lbc.run(context)
-    result = lbc.run(context)
-    assert result.metrics == lbc_run[0].metrics
-    assert (tmp_path / "output" / "weights.safetensors").read_bytes() == (lbc_run[1] / "weights.safetensors").read_bytes()
+    step, folder = context.checkpoints.latest()
+    assert step == int(epoch * steps_per_epoch)
+    assert len(json.loads((folder / "state.json").read_text())["optimizer"]["frozen"]) == (2 if epoch > 3 else 0)
+    result, (expected, output) = lbc.run(context), undisturbed[ema_decay]
+    assert result.metrics == expected.metrics
+    assert (tmp_path / "output" / "weights.safetensors").read_bytes() == (output / "weights.safetensors").read_bytes()
 
 
 def test_averaged_weights_keep_the_pattern_too(dense_cnn, tmp_path):
