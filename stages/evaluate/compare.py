@@ -36,6 +36,8 @@ COLUMNS = (
 )
 FRONT_MEASURES = ("top1_accuracy", "size_bytes", "gmacs", "num_nonzero_parameters")
 """What the Pareto front looks at."""
+SIZES = ("size_bytes", "size_ratio")
+"""Measures that compare only between files of one format."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -54,12 +56,14 @@ def run(context: StageContext) -> StageResult:
     if len(data) > 1:
         raise ValueError(f"evaluate.compare: the evaluations are of different data, {', '.join(data)}; compare one at a time")
     for row in rows:
-        row["on_front"] = not any(_beats(other["metrics"], row["metrics"]) for other in rows)
-    best = {column.metric: _best(rows, column) for column in COLUMNS if any(column.metric in row["metrics"] for row in rows)}
+        row["on_front"] = not any(_beats(other, row) for other in rows)
+    columns = [column for column in COLUMNS if any(column.metric in row["metrics"] for row in rows)]
+    one_format = len({row["size_of"] for row in rows}) == 1
+    best = {column.metric: _best(rows, column) for column in columns if one_format or column.metric not in SIZES}
     table = {"format": 1, "title": settings.title, "data": data[0], "rows": rows, "best": best}
     text = json.dumps(table, indent=2, sort_keys=True, allow_nan=False) + "\n"
     (context.output / "table.json").write_text(text, encoding="utf-8")
-    (context.output / "table.md").write_text(_markdown(settings.title, rows, best), encoding="utf-8")
+    (context.output / "table.md").write_text(_markdown(settings.title, rows, columns, best), encoding="utf-8")
     accuracies = [row["metrics"]["top1_accuracy"] for row in rows]
     return StageResult(
         metrics={
@@ -84,9 +88,11 @@ def _row(result: Artifact) -> dict[str, Any]:
 
 
 def _beats(other: dict[str, Any], own: dict[str, Any]) -> bool:
-    """Whether `other` is at least as good in every measure of the front and better in one."""
+    """Whether `other` is at least as good in every measure of the front and better in one; never across formats."""
+    if other["size_of"] != own["size_of"]:
+        return False
     signs = {column.metric: 1 if column.more_is_better else -1 for column in COLUMNS}
-    gains = [signs[metric] * (other[metric] - own[metric]) for metric in FRONT_MEASURES]
+    gains = [signs[metric] * (other["metrics"][metric] - own["metrics"][metric]) for metric in FRONT_MEASURES]
     return all(gain >= 0 for gain in gains) and any(gain > 0 for gain in gains)
 
 
@@ -96,9 +102,8 @@ def _best(rows: Sequence[dict[str, Any]], column: _Column) -> dict[str, Any]:
     return {"value": value, "labels": [row["label"] for row in rows if row["metrics"].get(column.metric) == value]}
 
 
-def _markdown(title: str, rows: Sequence[dict[str, Any]], best: dict[str, Any]) -> str:
+def _markdown(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[_Column], best: dict[str, Any]) -> str:
     """A table that reads well as text too: the best of each column bold, the Pareto front starred."""
-    columns = [column for column in COLUMNS if column.metric in best]
     lines = [f"# {title}", "", _line(["model", *(column.heading for column in columns)])]
     lines.append(_line(["---", *("---:" for _ in columns)]))
     for row in rows:
@@ -108,7 +113,8 @@ def _markdown(title: str, rows: Sequence[dict[str, Any]], best: dict[str, Any]) 
     lines[-1] += "top-1, stored bytes, dense MMACs and non-zeros. Nominal MMACs leave out zero weights; that is no speed."
     formats = sorted({row["size_of"] for row in rows})
     if len(formats) > 1:
-        lines[-1] += f" Stored bytes are of different formats ({', '.join(formats)}) and do not compare."
+        lines[-1] += f" Stored bytes are of different formats ({', '.join(formats)}) and do not compare: "
+        lines[-1] += "none is bold, and * is among rows of one format."
     return "\n".join(lines) + "\n"
 
 
@@ -117,7 +123,7 @@ def _cell(row: dict[str, Any], column: _Column, best: dict[str, Any]) -> str:
     if value is None:
         return ""
     text = column.text(value)
-    return f"**{text}**" if value == best[column.metric]["value"] else text
+    return f"**{text}**" if column.metric in best and value == best[column.metric]["value"] else text
 
 
 def _line(cells: Sequence[str]) -> str:

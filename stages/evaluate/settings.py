@@ -68,14 +68,14 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="evaluate.compare",
-        version=1,
+        version=2,
         summary="One table of several evaluations, with the best of each measure and the Pareto front",
         settings=CompareSettings,
         implementation="stages.evaluate.compare:run",
         inputs={"results": Port(kind="evaluation", many=True)},
         output="table",
         metrics=("num_rows", "best_top1_accuracy"),
-        source="Pareto front: rows that no other row beats or equals in every measure",
+        source="Pareto front: rows that no other row of the same file format beats or equals in every measure",
         example={"title": "Digits"},
     ),
 )

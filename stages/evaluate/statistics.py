@@ -46,7 +46,7 @@ def paired_drop(*, both_right: int, only_baseline: int, only_model: int, total: 
     """
     right, kept, neither = both_right + only_baseline, both_right + only_model, total - both_right - only_baseline - only_model
     drop = (only_baseline - only_model) / total
-    determinant = both_right * neither - only_baseline * only_model
+    determinant: float = both_right * neither - only_baseline * only_model
     if determinant > 0:
         determinant = max(determinant - total / 2, 0.0)
     margins = right * (total - right) * kept * (total - kept)

@@ -223,7 +223,8 @@ class TestStatistics:
     def test_two_models_that_no_image_tells_apart_may_still_differ(self, both_right):
         drop, low, high = paired_drop(both_right=both_right, only_baseline=0, only_model=0, total=450)
         assert drop == 0
-        assert 1e-4 < high == pytest.approx(-low) < 0.02
+        assert high == pytest.approx(-low)
+        assert 1e-4 < high < 0.02
 
     def test_model_and_baseline_changed_round_mirror_the_interval(self):
         drop, low, high = paired_drop(both_right=40, only_baseline=9, only_model=2, total=60)
@@ -299,6 +300,22 @@ class TestCompare:
         with pytest.raises(ValueError, match="different data, digits:1, other:1"):
             compare.run(context_in(tmp_path / "table", CompareSettings(), results=results))
 
+    def test_sizes_of_different_formats_decide_nothing(self, tmp_path):
+        """A safetensors file smaller than an ONNX file is no smaller model."""
+        rows = [
+            self.fake(tmp_path / "file", "file", 0.95, 100),
+            self.fake(tmp_path / "bundle", "bundle", 0.95, 50, size_of="safetensors"),
+        ]
+        compare.run(context_in(tmp_path / "table", CompareSettings(), results=rows))
+        folder = tmp_path / "table" / "output"
+        table, text = json.loads((folder / "table.json").read_text()), (folder / "table.md").read_text()
+        assert [row["on_front"] for row in table["rows"]] == [True, True]
+        assert "size_bytes" not in table["best"]
+        assert "stored, bytes" in text
+        assert "| 50 |" in text
+        assert "**50**" not in text
+        assert "none is bold" in text
+
     def test_it_loads_no_tensor_library(self):
         code = "import sys, stages.evaluate.compare; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
         subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
@@ -308,9 +325,9 @@ class TestCompare:
         return {"accurate": (0.99, 100), "small": (0.95, 50), "beaten": (0.94, 60)}
 
     @staticmethod
-    def fake(folder, label, accuracy, size, data="digits:1"):
+    def fake(folder, label, accuracy, size, data="digits:1", size_of="onnx"):
         folder.mkdir()
         metrics = {"top1_accuracy": accuracy, "size_bytes": size, "gmacs": 1.0, "num_nonzero_parameters": 5}
-        evaluation = {"metrics": metrics, "data": data, "architecture": "x", "transforms": [], "size_of": "onnx"}
+        evaluation = {"metrics": metrics, "data": data, "architecture": "x", "transforms": [], "size_of": size_of}
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
         return artifact("evaluation", folder, label)
