@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from stages.contract import Port, StageSettings, StageSpec
 from stages.data.settings import DataSettings
 from stages.ops.pattern import PatternText, parse_pattern
-from stages.training.settings import MODEL_METRICS, TrainingSettings
+from stages.training.settings import MODEL_METRICS, OPERATIONAL, TrainingSettings
 
 MAX_SCORE_MEMORY = 10.0
 """Scores per weight (C / M) above which `sparsify.lbc` wants a yes: 2:4 has 1.5, 4:8 has 8.75, 4:16 has 113.75."""
@@ -58,7 +58,9 @@ class LBCSettings(NMSettings, TrainingSettings):
         description="weight decay of the scores, per unit of learning rate; the authors: the weights', ResNet 1e-4, DeiT 0.05",
     )
     allow_large_score_memory: bool = Field(
-        False, description="allow patterns with more than 10 scores per weight, such as 4:16 with 113.75"
+        False,
+        description="allow patterns with more than 10 scores per weight, such as 4:16 with 113.75",
+        json_schema_extra=OPERATIONAL,
     )
 
     @property

@@ -317,6 +317,10 @@ class TestSettings:
         assert LBCSettings(data="digits", n_m="4:16", allow_large_score_memory=True).n_m == "4:16"
         assert LBCSettings(data="digits", n_m="4:8").n_m == "4:8"
 
+    def test_the_yes_is_no_part_of_what_a_result_is(self):
+        extra = LBCSettings.model_fields["allow_large_score_memory"].json_schema_extra
+        assert extra == {"operational": True}
+
     @pytest.mark.parametrize("end", [0.0, 1.0, 1.5])
     def test_removal_that_never_ends_inside_the_training_is_refused(self, end):
         with pytest.raises(ValueError, match="removal_end"):
