@@ -23,8 +23,6 @@ Their augmentation (colours, mixup, erasing and so on) and the floor of 1e-5 und
 
 from __future__ import annotations
 
-import torch
-
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_dataset
 from stages.models.nm_mask import apply_masks
@@ -35,6 +33,7 @@ from stages.sparsify.settings import LBCSettings
 from stages.training.evaluation import evaluate_top1
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model, receive_model
+from stages.training.seeding import prepare_process
 
 
 def run(context: StageContext) -> StageResult:
@@ -44,16 +43,16 @@ def run(context: StageContext) -> StageResult:
         ValueError: a layer cannot take the pattern, the model carries transforms already, or a setting does not fit the data.
         TrainingDiverged: the loss or a weight stopped being finite.
     """
+    device = prepare_process(context)
     settings = context.settings
     assert isinstance(settings, LBCSettings)
-    torch.set_num_threads(context.num_threads)
     data = load_dataset(settings.data)
     bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
     refuse_transforms(bundle, stage="sparsify.lbc")
     names = select_layers(
         bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
     )
-    before = evaluate_top1(bundle.model, data.test)
+    before = evaluate_top1(bundle.model.to(device), data.test, device=device)
     layers = add_scores(bundle.model, names, pattern=pattern)
     hook = RemovalHook(
         layers,

@@ -6,8 +6,6 @@ retrains afterwards; here that is a `finetune` stage of its own, which keeps the
 
 from __future__ import annotations
 
-import torch
-
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_dataset
 from stages.models.bundle import WEIGHTS_FILE, save_bundle
@@ -19,6 +17,7 @@ from stages.sparsify.layers import mask_metrics, refuse_transforms, select_layer
 from stages.sparsify.settings import MagnitudeSettings
 from stages.training.evaluation import evaluate_top1
 from stages.training.model_artifact import receive_model
+from stages.training.seeding import prepare_process
 
 
 def run(context: StageContext) -> StageResult:
@@ -27,16 +26,17 @@ def run(context: StageContext) -> StageResult:
     Raises:
         ValueError: a layer cannot take the pattern, or the model carries transforms already.
     """
+    device = prepare_process(context)
     settings = context.settings
     assert isinstance(settings, MagnitudeSettings)
-    torch.set_num_threads(context.num_threads)
     data = load_dataset(settings.data)
     bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
     refuse_transforms(bundle, stage="sparsify.magnitude")
     names = select_layers(
         bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
     )
-    before = evaluate_top1(bundle.model, data.test)
+    before = evaluate_top1(bundle.model.to(device), data.test, device=device)
+    bundle.model.cpu()
     masks = {name: magnitude_mask(bundle.model.get_submodule(name).weight, pattern=pattern) for name in names}  # type: ignore[arg-type]
     bundle = apply_masks(bundle, masks, pattern=pattern)
     save_bundle(bundle, context.output)

@@ -30,6 +30,7 @@ from stages.training.evaluation import evaluate_top1
 from stages.training.hooks import TrainingHook
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model, receive_model
+from stages.training.seeding import prepare_process
 
 
 class MagnitudeSparse(nn.Module):
@@ -122,16 +123,16 @@ def run(context: StageContext) -> StageResult:
         ValueError: a layer cannot take the pattern, the model carries transforms already, or a setting does not fit the data.
         TrainingDiverged: the loss or a weight stopped being finite.
     """
+    device = prepare_process(context)
     settings = context.settings
     assert isinstance(settings, SRSTESettings)
-    torch.set_num_threads(context.num_threads)
     data = load_dataset(settings.data)
     bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
     refuse_transforms(bundle, stage="sparsify.sr_ste")
     names = select_layers(
         bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
     )
-    before = evaluate_top1(bundle.model, data.test)
+    before = evaluate_top1(bundle.model.to(device), data.test, device=device)
     layers = add_magnitude_masks(bundle.model, names, pattern=pattern)
     hook = PullHook(bundle.model, layers, sparse_decay=settings.sparse_decay)
     report = train(bundle.model, data=data, settings=settings, context=context, hooks=(hook,))

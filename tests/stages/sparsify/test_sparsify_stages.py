@@ -19,9 +19,9 @@ from stages.models.nm_mask import masked_layers
 from stages.models.zoo import find_architecture
 from stages.ops.nm import violating_blocks
 from stages.ops.pattern import NMPattern
-from stages.sparsify import lbc, magnitude
+from stages.sparsify import lbc, magnitude, sr_ste
 from stages.sparsify.layers import mask_metrics, select_layers
-from stages.sparsify.settings import STAGES, LBCSettings, MagnitudeSettings
+from stages.sparsify.settings import STAGES, LBCSettings, MagnitudeSettings, SRSTESettings
 from stages.training.loop import train
 from stages.training.optimizer import NamedOptimizer
 from stages.training.schedules import Rates
@@ -225,6 +225,31 @@ def test_magnitude_masks_are_valid_at_once(dense_cnn, tmp_path):
     assert result.metrics["initial_top1_accuracy"] >= result.metrics["top1_accuracy"]
     for layer in masked_layers(load_bundle(tmp_path / "output").model).values():
         assert int(layer.mask.sum()) == layer.mask.numel() // 4
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"), [(lbc, LBCSettings), (sr_ste, SRSTESettings), (magnitude, MagnitudeSettings)], ids=lambda part: ""
+)
+def test_the_process_is_prepared_and_the_given_model_measured_on_the_device(stage, settings, dense_cnn, tmp_path, monkeypatch):
+    """`meta` stands for a device that is not the CPU. What an earlier stage left in the process must not stay."""
+
+    class Measured(Exception):
+        pass
+
+    found = {}
+
+    def measure(model, split, *, device="cpu", **_):
+        found.update(asked=str(device), model=next(model.parameters()).device.type, dtype=torch.get_default_dtype())
+        raise Measured
+
+    monkeypatch.setattr(stage, "evaluate_top1", measure)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(Measured):
+            stage.run(replace(context_in(tmp_path, settings(data="digits"), model=dense_cnn), device="meta"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == {"asked": "meta", "model": "meta", "dtype": torch.float32}
 
 
 def test_a_model_that_is_masked_already_is_refused(lbc_run, tmp_path):
