@@ -50,7 +50,8 @@ class SyntheticData(DataSource):
     data_seed: int = Field(0, ge=0, lt=2**32, description="seed of the images; apart from the node's seed")
 
     def identity(self) -> str:
-        return "synthetic:1"
+        described = self.model_dump(exclude={"name"})
+        return "synthetic:1:" + ",".join(f"{name}={value!r}" for name, value in sorted(described.items()))
 
 
 def _name_alone(value: Any) -> Any:

@@ -73,6 +73,18 @@ def test_synthetic_images_follow_from_their_seed_and_have_the_shape_asked_for():
     assert not torch.equal(first.train.images, other.train.images)
 
 
+@pytest.mark.parametrize("name", sorted(SyntheticData.model_fields.keys() - {"name"}))
+def test_every_setting_of_synthetic_data_is_in_their_identity(name):
+    """What is compared only where identities are equal must be measured on the same images."""
+    source = SyntheticData()
+    other = source.model_copy(update={name: getattr(source, name) + 1})
+    assert other.identity() != source.identity() == SyntheticData().identity()
+
+
+def test_a_number_written_otherwise_is_the_same_synthetic_data():
+    assert Holder(data={"name": "synthetic", "noise": 1}).data.identity() == SyntheticData(noise=1.0).identity()
+
+
 @st.composite
 def passes(draw):
     length = draw(st.integers(1, 40))
