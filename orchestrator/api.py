@@ -119,7 +119,7 @@ def submit(
         leases.run = run
         leases.acquire(f"run-{run}")
 
-    run = ledger.begin(_request(plan, executor, tags or {}), claim=claim)
+    run = ledger.begin(_request(plan, executor, options or RunOptions(), tags or {}), claim=claim)
     status = read_run_status(workspace.store, run)
     status.state = "running"
     watcher.started(status)
@@ -220,7 +220,7 @@ def _executor(choice: ExecutorName | Callable[[str], Executor], store: Store, ru
     return RayExecutor(store, run=run)
 
 
-def _request(plan: Plan, executor: Any, tags: Mapping[str, str]) -> dict[str, Any]:
+def _request(plan: Plan, executor: Any, options: RunOptions, tags: Mapping[str, str]) -> dict[str, Any]:
     loaded = plan.checked.loaded
     return {
         "workflow": plan.name,
@@ -229,6 +229,7 @@ def _request(plan: Plan, executor: Any, tags: Mapping[str, str]) -> dict[str, An
         "overrides": list(loaded.overrides),
         "command": sys.argv[0:1] + sys.argv[1:],
         "executor": executor if isinstance(executor, str) else "own",
+        "keep_going": options.keep_going,
         "tags": dict(tags),
         "process_id": os.getpid(),
         "selection": vars(plan.selection),

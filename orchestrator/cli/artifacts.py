@@ -99,9 +99,10 @@ def _copy_file(shell: Shell, record: Record, name: str, target: Path) -> None:
         verify_file(partial, digest=entry.digest, size_bytes=entry.size_bytes)
         partial.rename(target)
     except IntegrityError as error:
+        shell.workspace.artifacts.set_aside(record)
         raise IntegrityError(
-            f"artifact {record.key[:8]}: {name} is damaged in the store; its content does not match digest {entry.digest[:12]}",
-            next_step="submit its workflow again: what is damaged is set aside and made anew",
+            f"artifact {record.key[:8]}: {name} is damaged in the store; it was set aside",
+            next_step="submit its workflow again: it is made anew",
         ) from error
     except OSError as error:
         raise UsageError(

@@ -9,6 +9,7 @@ from orchestrator import api
 from orchestrator.cli.shell import Shell
 from orchestrator.report.result_table import Result, result_documents, result_lines
 from orchestrator.report.run_lines import MAX_FAILURES_IN_FULL, end_line, failure_lines
+from orchestrator.report.run_status import submit_command
 
 
 def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, results: Sequence[Result], exit_code: int) -> None:
@@ -33,11 +34,11 @@ def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, results: Se
         planned = plan.nodes.get(node.label)
         shell.insist(*failure_lines(node, run=status, ledger=shell.workspace.ledger, planned=planned, style=shell.err_style))
     if len(failed) > MAX_FAILURES_IN_FULL:
-        shell.insist(f"   and {len(failed) - MAX_FAILURES_IN_FULL} more failed nodes")
+        shell.insist(f"   and {len(failed) - MAX_FAILURES_IN_FULL} more failed")
     shell.say(end_line(status, style=shell.err_style))
     if results:
         shell.data(result_lines(results, style=shell.style, width=shell.width))
-    again = shlex.join(["orchestrator", "submit", status.file, *_overrides(plan)])
+    again = submit_command(status.request)
     if result.state is api.State.CANCELLED:
         shell.insist("   stopped early; what was finished or saved is kept, and the same command goes on", f"   next: {again}")
     elif failed:
@@ -46,8 +47,9 @@ def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, results: Se
         shell.say(*_next_commands(shell, plan, result, results))
 
 
-def _overrides(plan: api.Plan) -> list[str]:
-    return [word for override in plan.checked.loaded.overrides for word in ("--set", override)]
+def _plan_words(plan: api.Plan) -> str:
+    loaded = plan.checked.loaded
+    return shlex.join(["plan", loaded.file, *(word for override in loaded.overrides for word in ("--set", override))])
 
 
 def _next_commands(shell: Shell, plan: api.Plan, result: api.RunResult, results: Sequence[Result]) -> list[str]:
@@ -60,7 +62,7 @@ def _next_commands(shell: Shell, plan: api.Plan, result: api.RunResult, results:
         (f"logs {result.run}", "what its stages printed"),
         (f"show {key}", "one artifact: settings, metrics, files"),
         (f"artifacts get {files.key[:8]} ./out", "copy an artifact's files out"),
-        (f"plan {shlex.quote(plan.checked.loaded.file)} --why {last.node}", "why a node would run or not"),
+        (f"{_plan_words(plan)} --why {last.node}", "why a node would run or not"),
     ]
     width = max(len(command) for command, _ in commands)
     lines = [f"   {shell.program} {command:<{width}}  {what}" for command, what in commands]

@@ -26,7 +26,7 @@ def selecting(function: Function) -> Function:
         click.option(
             "--rerun", metavar="NODE", multiple=True, help='Make NODE and all below it again; "drifted": hits of other code.'
         ),
-        click.option("--from", "start", metavar="NODE", multiple=True, help="Only NODE and what is below it."),
+        click.option("--from", "start", metavar="NODE", multiple=True, help="NODE and all below; the rest must be finished."),
         click.option("--until", metavar="NODE", multiple=True, help="Only NODE and what it needs."),
     )
     for option in reversed(options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,17 @@ class RunStatus:
         for node in self.nodes.values():
             if node.state in ("running", "waiting", "retrying"):
                 node.state = state
+
+
+def submit_command(request: Mapping[str, Any]) -> str:
+    """The command that asks for the same again: file, overrides, selection and executor as they were."""
+    selection = request.get("selection", {})
+    flags = {"--set": request["overrides"], "--rerun": selection.get("rerun", ())}
+    flags |= {"--from": selection.get("start", ()), "--until": selection.get("until", ())}
+    words = [word for flag, values in flags.items() for value in values for word in (flag, value)]
+    words += ["--executor", request["executor"]] if request["executor"] == "inline" else []
+    words += ["--keep-going"] if request.get("keep_going") else []
+    return shlex.join(["orchestrator", "submit", request["file"], *words])
 
 
 def _apply_to_node(node: NodeStatus, event: Mapping[str, Any]) -> None:

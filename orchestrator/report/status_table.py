@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.report.progress import Progress
-from orchestrator.report.run_status import NodeStatus, RunStatus
+from orchestrator.report.run_status import NodeStatus, RunStatus, submit_command
 from orchestrator.report.text import (
     Column,
     Style,
@@ -94,7 +94,7 @@ def _next_step(status: RunStatus) -> list[str]:
     if failed is not None:
         return [f"next: orchestrator logs {status.id} {shlex.quote(failed.label)}"]
     if status.state in ("cancelled", "interrupted"):
-        return [f"next: orchestrator submit {status.file}    (goes on from there)"]
+        return [f"next: {submit_command(status.request)}    (goes on from there)"]
     return [f"next: orchestrator status {status.id} --watch"] if status.state in LIVE_STATES else []
 
 

@@ -113,9 +113,18 @@ class Artifacts:
         for name, path in names.items():
             size_bytes = path.stat().st_size
             digest = digest_file(path, size_bytes)
+            self._drop_if_damaged(digest, size_bytes)
             self.store.put_blob(path, digest, durable=durable)
             files[name] = FileEntry(digest=digest, size_bytes=size_bytes)
         return files
+
+    def _drop_if_damaged(self, digest: str, size_bytes: int) -> None:
+        """A blob of this content that is there already must be whole, or it would be taken for what was just made."""
+        if self.store.has_blob(digest, size_bytes):
+            try:
+                verify_file(self.store.blob_path(digest), digest=digest, size_bytes=size_bytes)
+            except (IntegrityError, FileNotFoundError):
+                self.store.remove_blob(digest)
 
     def publish(self, record: Record, *, supersede: bool = False, durable: bool = True) -> Record:
         """Create the record and return the one that stands: ours, or an earlier writer's.
@@ -141,13 +150,17 @@ class Artifacts:
 
         A record that another process has put in its place meanwhile stays.
         """
+        is_damaged = False
         for file in record.files.values():
             try:
                 verify_file(self.store.blob_path(file.digest), digest=file.digest, size_bytes=file.size_bytes)
             except IntegrityError:
+                is_damaged = True
                 self.store.remove_blob(file.digest)
             except FileNotFoundError:
-                continue
+                is_damaged = True
+        if not is_damaged:
+            return
         path = _record_path(record.stage, record.key)
         entry = self.store.read(path)
         if entry is not None and _decode(entry.data, key=record.key) == record:

@@ -205,6 +205,11 @@ def _selected(nodes: dict[str, PlanNode], checked: CheckedWorkflow, selection: S
             if any(parent in below for parent in node.parents):
                 below.add(label)
         wanted &= _with_parents(nodes, below)
+        if not wanted & below:
+            raise UsageError(
+                f"--from {', '.join(selection.start)} with --until {', '.join(selection.until)} leaves nothing to do",
+                next_step="name a later node with --until, or an earlier one with --from",
+            )
     return {label: node for label, node in nodes.items() if label in wanted}
 
 

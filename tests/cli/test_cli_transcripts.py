@@ -110,7 +110,7 @@ def test_a_failure_says_where_why_what_is_kept_and_how_to_go_on(cli: Cli) -> Non
            next: orchestrator logs <run> broken    (all it printed)
         FAIL    run <run> failed after <s>: 1 done, 1 failed, 1 blocked
            what was finished is kept; when the cause is mended, the same command goes on
-           next: orchestrator submit failing.yaml
+           next: orchestrator submit failing.yaml --executor inline
     """)
     assert answer.out == ""
 

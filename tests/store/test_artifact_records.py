@@ -210,3 +210,22 @@ def test_an_empty_artifact_and_an_empty_file_are_artifacts(artifacts: Artifacts)
     (entry,) = artifacts.take_files(folder).values()
     assert entry.size_bytes == 0
     assert artifacts.store.has_blob(entry.digest, 0)
+
+
+def test_a_damaged_blob_of_the_right_size_does_not_pass_for_what_is_made_again(artifacts: Artifacts) -> None:
+    """Made again on purpose, the artifact would still hold the damaged bytes."""
+    record = artifacts.publish(make(artifacts))
+    blob = artifacts.store.blob_path(record.files["model.bin"].digest)
+    blob.chmod(0o644)
+    blob.write_bytes(b"CONTENT")
+    with pytest.raises(IntegrityError):
+        artifacts.open(record)
+    again = artifacts.publish(make(artifacts, run="again"), supersede=True)
+    assert artifacts.open(again).file("model.bin").read_bytes() == b"content"
+
+
+def test_a_whole_artifact_is_not_set_aside(artifacts: Artifacts) -> None:
+    """A copy that failed for another reason must not cost the work."""
+    record = artifacts.publish(make(artifacts))
+    artifacts.set_aside(record)
+    assert artifacts.find("probe.echo", KEY) == record
