@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from stages.contract import Artifact, StageContext, local_context
@@ -153,6 +154,32 @@ def test_a_model_alone_is_measured_in_torch(models, tmp_path):
     assert result.metrics["size_bytes"] == models["dense"].file("weights.safetensors").stat().st_size
     assert "neither_smaller_nor_faster" not in result.measurements
     assert "top1_drop" not in result.metrics
+
+
+def test_what_an_earlier_stage_left_in_the_process_does_not_matter(models, tmp_path, monkeypatch):
+    """Workers are reused: a number format or a mode that a stage before this one set must change neither result nor speed."""
+    modes = []
+
+    def note(model, batch):
+        modes.append((torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()))
+        return classifier_run_plain(model, batch)
+
+    classifier_run_plain = classifier._run_plain
+    monkeypatch.setattr(classifier, "_run_plain", note)
+    _, fresh = evaluate(tmp_path / "fresh", model=models["dense"])
+    precision, deterministic = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_float32_matmul_precision("medium")
+        torch.use_deterministic_algorithms(True)
+        _, reused = evaluate(tmp_path / "reused", model=models["dense"], latency_seconds=0.05)
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    assert reused.file("evaluation.json").read_bytes() == fresh.file("evaluation.json").read_bytes()
+    assert set(modes) == {(False, "highest")}
 
 
 def test_a_model_beside_itself_is_not_worse(models, tmp_path):
