@@ -232,9 +232,7 @@ def test_the_average_follows_its_formula_and_leaves_hook_parameters_alone(tmp_pa
 
 def test_clipping_leaves_gradients_of_hooks_out():
     model, hook = small_model(), Recorder()
-    optimizer = NamedOptimizer(
-        model, hooks=[hook], settings=small_settings(optimizer="sgd", max_gradient_norm=1e-6)
-    )
+    optimizer = NamedOptimizer(model, hooks=[hook], settings=small_settings(optimizer="sgd", max_gradient_norm=1e-6))
     optimizer.set_rates(Rates(learning_rate=0.1, momentum=0.0))
     before = model[1].weight.detach().clone(), hook.bias.detach().clone()
     for parameter in model.parameters():
