@@ -46,7 +46,9 @@ CLASSIFIER_METRICS = (
 )
 """What `evaluate.classifier` always reports. With a baseline: `baseline_top1_accuracy`, `top1_drop` with its interval,
 `size_ratio`, `gmacs_ratio`. With an exported file, accuracies, drop and sizes are those of files; `model_top1_accuracy` and
-`exported_agreement` say how the model itself does. Parameters, gmacs and bops are always those of the model."""
+`exported_agreement` say how the model itself does. Parameters, gmacs and bops are always those of the model; so is
+`gmacs_matching`, there for models that match tokens. Without an exported file, `size_bytes` is the bundle's
+`weights.safetensors`, which holds masks and running statistics too: a masked bundle is larger than a dense one."""
 
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(

@@ -6,8 +6,10 @@ import pytest
 
 from stages.models.measures import METRICS, measure_model
 from stages.models.nm_mask import apply_masks
+from stages.models.token_reduction import apply_schedule
 from stages.ops.nm import magnitude_mask
 from stages.ops.pattern import NMPattern
+from stages.ops.token_budget import TokenSchedule
 from tests.stages.models.test_nm_mask import bundle_of
 
 BODY = [f"blocks.{block}.{layer}" for block in range(4) for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
@@ -38,3 +40,12 @@ def test_masks_lower_the_non_zero_counts_and_leave_the_dense_ones(pattern, nonze
     assert sparse["gmacs"] == dense["gmacs"]
     body_macs = 17 * 4 * (3 * 64 * 64 + 64 * 64 + 2 * 64 * 128)
     assert sparse["gmacs_effective"] * 1e9 == pytest.approx(dense["gmacs"] * 1e9 - (1 - pattern.density) * body_macs)
+
+
+def test_matching_tokens_is_counted_apart_and_said():
+    """It runs, and `gmacs` leaves it out: a reader must see what is missing."""
+    bundle = bundle_of("vit_micro")
+    assert "gmacs_matching" not in measure_model(bundle)
+    kept, merged = (15, 13, 11, 9), (14, 12, 10, 8)
+    reduced = measure_model(apply_schedule(bundle, TokenSchedule(prune=kept, merge=merged)))
+    assert 0 < reduced["gmacs_matching"] < 0.1 * reduced["gmacs"]
