@@ -227,6 +227,7 @@ class _Run:
             top1 = self._measure()
             line["top1_accuracy"] = top1.accuracy
         progress.history.append(line)
+        _log(f"epoch {epoch}/{settings.epochs}", *(f"{name} {value:.5g}" for name, value in line.items() if name != "epoch"))
         return top1
 
     def _measure(self) -> Top1:
@@ -326,6 +327,7 @@ class _Run:
             self.average.load_state_dict(state["average"])
         self.progress = _Progress(step=state["step"], epoch_loss=state["epoch_loss"], history=state["history"])
         restore_random_state(state["random"])
+        _log(f"goes on from step {self.progress.step} of {self.total_steps}")
         return int(state["step"])
 
 
@@ -343,3 +345,7 @@ class _SaveClock:
         if by_step or by_time:
             self._last_s = time.monotonic()
         return by_step or by_time
+
+
+def _log(*words: str) -> None:
+    print(*words, sep="  ", flush=True)  # noqa: T201 - what a stage prints is its log

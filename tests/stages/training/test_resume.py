@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).with_name("resume_script.py")
 def run_each(*runs):
     done = subprocess.run([sys.executable, SCRIPT, json.dumps(runs)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 def test_a_run_killed_twice_ends_with_the_bits_of_an_undisturbed_one(tmp_path):
