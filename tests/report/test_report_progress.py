@@ -56,7 +56,8 @@ def test_accuracy_stands_for_progress_before_loss(workspace: api.Workspace) -> N
     assert ProgressReader(workspace.ledger, status.id).read(status)["node0"].metric == "top1 0.9877"
 
 
-def test_the_live_block_never_outgrows_the_terminal(workspace: api.Workspace) -> None:
+def test_the_live_block_never_outgrows_the_terminal(workspace: api.Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")  # a dumb terminal, as in CI, gets no live block
     status = a_run(workspace, num_nodes=100)
     file = io.StringIO()
     block = LiveBlock(file, ProgressReader(workspace.ledger, status.id), status, is_coloured=False)
