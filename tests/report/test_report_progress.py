@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import time
 
+import pytest
+
 from orchestrator import api
 from orchestrator.report.live import LiveBlock
 from orchestrator.report.progress import ProgressReader
