@@ -152,7 +152,7 @@ class LocalStore:
         return self.list(f"work/{prefix}")
 
     def remove_workspace(self, name: str) -> None:
-        shutil.rmtree(f"{self.root}/work/{name}", ignore_errors=True)
+        shutil.rmtree(os.path.join(self.root, "work", name), ignore_errors=True)
 
     def sweep(self) -> None:
         for name in self.list("work/objects"):
@@ -164,7 +164,7 @@ class LocalStore:
         return f"{self.root}/blobs/{digest[:2]}/{digest}"
 
     def _write_temporary(self, data: bytes, *, durable: bool) -> str:
-        path = f"{self.root}/work/objects/{process_mark()}-{next(_numbers)}"
+        path = os.path.join(self.root, "work", "objects", f"{process_mark()}-{next(_numbers)}")
         descriptor = _open_for_writing(path, os.O_EXCL)  # never write into a file that may be linked as an object
         try:
             _write_all(descriptor, data)
@@ -180,7 +180,7 @@ class LocalStore:
     @contextmanager
     def _locked(self, path: str) -> Iterator[None]:
         number = int(digest_bytes(path.encode())[:4], 16) % _NUM_LOCKS
-        descriptor = _open_for_writing(f"{self.root}/work/locks/{number}", 0)
+        descriptor = _open_for_writing(os.path.join(self.root, "work", "locks", str(number)), 0)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
