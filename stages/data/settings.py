@@ -5,6 +5,7 @@ To add a data set: one class here with its name, its identity and its loader, li
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,15 +15,15 @@ DIGITS_IDENTITY = "digits:sklearn-1:24ab400aa920a5d32f08056e16b811cd316aefe805c5
 """Digest of every pixel and label of both splits, in order; the loader refuses other bytes."""
 
 
-class DataSource(BaseModel):
+class DataSource(BaseModel, ABC):
     """Base of the data sets: `loader` is "package.module:function", imported only where the data are read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     loader: ClassVar[str]
 
+    @abstractmethod
     def identity(self) -> str:
         """Name and version or content digest: two data sets with one identity give the same batches."""
-        raise NotImplementedError
 
 
 class DigitsData(DataSource):
