@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,6 +17,12 @@ from torch import Tensor
 
 from stages.data.settings import DataSource
 from stages.ops.input_spec import InputSpec
+
+VALIDATION_STRIDE = 5
+"""One of so many training images, class by class, is held out where `evaluate_on` is "validation"."""
+
+VALIDATION_SEED = 0
+"""Of the choice of these images; apart from every other seed, so that all settings are compared on the same ones."""
 
 
 class Batch(NamedTuple):
@@ -107,4 +113,19 @@ def load_dataset(source: DataSource) -> Dataset:
     module, _, function = source.loader.partition(":")
     dataset = getattr(importlib.import_module(module), function)(source)
     assert isinstance(dataset, Dataset)
-    return dataset
+    return _without_test_images(dataset) if source.evaluate_on == "validation" else dataset
+
+
+def _without_test_images(dataset: Dataset) -> Dataset:
+    """The same data with the training images cut in two: `test` is the held-out part. Both are drawn from every class."""
+    train = dataset.train
+    assert isinstance(train, TensorSplit)
+    order = torch.randperm(train.num_samples, generator=torch.Generator().manual_seed(VALIDATION_SEED))
+    order = order[torch.argsort(train.labels[order], stable=True)]  # class after class, random within each
+    held_out = torch.zeros(train.num_samples, dtype=torch.bool)
+    held_out[order[::VALIDATION_STRIDE]] = True
+    return replace(
+        dataset,
+        train=TensorSplit(images=train.images[~held_out], labels=train.labels[~held_out]),
+        test=TensorSplit(images=train.images[held_out], labels=train.labels[held_out]),
+    )

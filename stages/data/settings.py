@@ -20,6 +20,11 @@ class DataSource(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     loader: ClassVar[str]
+    evaluate_on: Literal["test", "validation"] = Field(
+        "test",
+        description="images that accuracy is measured on; validation: a fifth of the training images, left out of training, "
+        "so that settings can be chosen without a look at the test images",
+    )
 
     @abstractmethod
     def identity(self) -> str:
@@ -33,7 +38,7 @@ class DigitsData(DataSource):
     name: Literal["digits"] = "digits"
 
     def identity(self) -> str:
-        return DIGITS_IDENTITY
+        return _with_split(DIGITS_IDENTITY, self)
 
 
 class SyntheticData(DataSource):
@@ -51,8 +56,12 @@ class SyntheticData(DataSource):
     data_seed: int = Field(0, ge=0, lt=2**32, description="seed of the images; apart from the node's seed")
 
     def identity(self) -> str:
-        described = self.model_dump(exclude={"name"})
-        return "synthetic:1:" + ",".join(f"{name}={value!r}" for name, value in sorted(described.items()))
+        described = self.model_dump(exclude={"name", "evaluate_on"})
+        return _with_split("synthetic:1:" + ",".join(f"{name}={value!r}" for name, value in sorted(described.items())), self)
+
+
+def _with_split(identity: str, source: DataSource) -> str:
+    return identity if source.evaluate_on == "test" else f"{identity}:{source.evaluate_on}"
 
 
 def _name_alone(value: Any) -> Any:

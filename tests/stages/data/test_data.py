@@ -73,12 +73,28 @@ def test_synthetic_images_follow_from_their_seed_and_have_the_shape_asked_for():
     assert not torch.equal(first.train.images, other.train.images)
 
 
-@pytest.mark.parametrize("name", sorted(SyntheticData.model_fields.keys() - {"name"}))
+@pytest.mark.parametrize("name", sorted(SyntheticData.model_fields.keys() - {"name", "evaluate_on"}))
 def test_every_setting_of_synthetic_data_is_in_their_identity(name):
     """What is compared only where identities are equal must be measured on the same images."""
     source = SyntheticData()
     other = source.model_copy(update={name: getattr(source, name) + 1})
     assert other.identity() != source.identity() == SyntheticData().identity()
+
+
+def test_validation_holds_training_images_of_every_class_out_and_shows_no_test_image():
+    whole, cut = load_dataset(DigitsData()), load_dataset(DigitsData(evaluate_on="validation"))
+    images = [split.images.flatten(1) for split in (whole.train, cut.train, cut.test)]
+    rows = [[row.numpy().tobytes() for row in part] for part in images]
+    assert sorted(rows[0]) == sorted(rows[1] + rows[2])
+    counts = torch.bincount(whole.train.labels)
+    assert (torch.bincount(cut.test.labels) - counts / 5).abs().max() <= 1
+    assert torch.equal(cut.test.images, load_dataset(DigitsData(evaluate_on="validation")).test.images)
+
+
+@pytest.mark.parametrize("source", [DigitsData, SyntheticData])
+def test_results_on_validation_images_have_another_identity_than_those_on_test_images(source):
+    assert source().identity() != source(evaluate_on="validation").identity()
+    assert source().identity() == source(evaluate_on="test").identity()
 
 
 def test_a_number_written_otherwise_is_the_same_synthetic_data():
