@@ -26,6 +26,8 @@ from stages.models.zoo import find_architecture
 from stages.ops.nm import magnitude_mask
 from stages.ops.onnx_file import open_session, run_session
 from stages.ops.pattern import NMPattern
+from stages.quantize import lts, qat
+from stages.quantize.settings import LTSSettings, QATSettings
 
 PATTERN = NMPattern(2, 4)
 LAYERS = {
@@ -172,6 +174,29 @@ def test_a_block_that_breaks_its_pattern_fails_the_export(exported, tmp_path, mo
     monkeypatch.setattr(export, "load_bundle", unmasked)
     with pytest.raises(RuntimeError, match=r"\d+ of \d+ blocks of blocks.* are not 2:4"):
         export.run(context_in(tmp_path, model))
+
+
+def test_the_file_of_a_model_trained_by_lts_is_as_large_as_that_of_its_control(tmp_path):
+    """Frozen masks or held values left in the file would make the method pay for what only training needs."""
+    dense = make_model("cnn_micro", tmp_path / "dense", masked=False)
+    chosen = {"data": "digits", "epochs": 2, "weight_bits": 2, "activation_bits": 4, "bounds_init": "least_squares"}
+    methods = {
+        "lts": (lts.run, LTSSettings(**chosen, distance_momentum=0.9, freeze_warmup=0.0)),
+        "qat": (qat.run, QATSettings(**chosen)),
+    }
+    sizes, tensors, results = {}, {}, {}
+    for name, (run, settings) in methods.items():
+        folder = tmp_path / name
+        context = replace(local_context(settings, folder=folder / "trained", inputs={"model": dense}), num_threads=1)
+        results[name] = run(context).metrics
+        model = Artifact(kind="model", key="0" * 64, files={path.name: path for path in context.output.iterdir()})
+        sizes[name] = export.run(context_in(folder, model)).metrics["size_bytes"]
+        graph = onnx.load(folder / "output" / "model.onnx").graph
+        tensors[name] = sorted((tensor.name, tuple(tensor.dims)) for tensor in graph.initializer)
+    assert results["lts"]["frozen_fraction"] > 0.3
+    assert results["lts"]["size_bytes"] > 1.2 * results["qat"]["size_bytes"]  # the bundle does hold what froze
+    assert sizes["lts"] <= 1.02 * sizes["qat"]
+    assert tensors["lts"] == tensors["qat"]
 
 
 def test_a_fixed_batch_of_one_is_checked_too(tmp_path):
