@@ -27,7 +27,7 @@ from stages.export.quantized_onnx import (
 from stages.export.settings import INT8Settings
 from stages.models.bundle import ModelBundle, fold_bundle
 from stages.models.nm_mask import masked_layers
-from stages.ops.onnx_file import find_weight, open_session, run_session, stored_arrays, write_onnx
+from stages.ops.onnx_file import find_weight, open_session, rows_scaled_away, run_session, stored_arrays, write_onnx
 from stages.training.model_artifact import receive_model
 
 CALIBRATION_BATCH = 64
@@ -117,10 +117,11 @@ def _check_zeros(
         RuntimeError: a weight that is 0 in the float file is not in the quantized one.
     """
     checked: list[str] = []
+    scaled_away = rows_scaled_away(fold_bundle(bundle), image_shape=bundle.architecture.input_spec.shape)
     for name in masked_layers(bundle.model):
         weight = bundle.model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        stored = find_weight(weight, floats)
+        stored = find_weight(weight, floats, scaled_away=scaled_away.get(name))
         if stored is None or stored.name not in integers:
             continue
         broken = int(((floats[stored.name] == 0) & (integers[stored.name] != 0)).sum())

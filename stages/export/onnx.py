@@ -18,7 +18,7 @@ from stages.export.settings import ONNXSettings
 from stages.models.bundle import ModelBundle, fold_bundle, load_bundle
 from stages.models.nm_mask import masked_layers
 from stages.ops.nm import violating_blocks
-from stages.ops.onnx_file import find_weight, open_session, run_session, stored_arrays, write_onnx
+from stages.ops.onnx_file import find_weight, open_session, rows_scaled_away, run_session, stored_arrays, write_onnx
 
 BORDER_TRANSFORMS = ("fake_quant", "token_reduction")
 """Transforms that round or rank activations: two runtimes that differ by one rounding error may decide differently."""
@@ -104,10 +104,11 @@ def check_patterns(bundle: ModelBundle, path: Path) -> list[dict[str, Any]]:
         RuntimeError: a weight is not in the file, or a block breaks its pattern.
     """
     arrays, layers = stored_arrays(path), []
+    scaled_away = rows_scaled_away(fold_bundle(bundle), image_shape=bundle.architecture.input_spec.shape)
     for name, mask in masked_layers(bundle.model).items():
         weight = bundle.model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        stored = find_weight(weight, arrays)
+        stored = find_weight(weight, arrays, scaled_away=scaled_away.get(name))
         if stored is None:
             raise RuntimeError(f"export.onnx: the weight of {name} is not among the {len(arrays)} tensors of {path.name}")
         violating = violating_blocks(torch.from_numpy(stored.values.copy()), pattern=mask.pattern)

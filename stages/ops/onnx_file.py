@@ -118,26 +118,76 @@ def stored_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
 
 
-def find_weight(weight: Tensor, arrays: Mapping[str, np.ndarray[Any, Any]]) -> StoredWeight | None:
+def rows_scaled_away(model: nn.Module, *, image_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Output rows that a batch norm multiplies by zero, or by so little that no normal float32 is left of them.
+
+    Exporters multiply the scale gamma / sqrt(variance + epsilon) into the layer before it, so such rows may be zeros in the
+    file. Weight decay makes them, and so does a residual block whose last batch norm starts at zero.
+
+    Args:
+        model: plain, in eval mode; it is run once, on zeros.
+        image_shape: one image, for example (3, 224, 224).
+
+    Returns:
+        (O,) bool for each linear or convolution layer whose output goes into a batch norm, by the layer's name.
+    """
+    outputs: list[tuple[str, Tensor, Tensor]] = []  # kept, since another tensor may get the identity of one that is gone
+    found: dict[str, Tensor] = {}
+
+    def record(name: str) -> Any:
+        return lambda layer, _inputs, output: outputs.append((name, layer.weight, output))
+
+    def compare(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+        for name, weight, output in outputs:
+            if output is inputs[0] and norm.affine and norm.running_var is not None:
+                scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+                largest = weight.double().flatten(1).abs().amax(dim=1)
+                found[name] = scale.abs() * largest < torch.finfo(torch.float32).tiny
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            handles.append(module.register_forward_hook(record(name)))
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(compare))
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *image_shape))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def find_weight(
+    weight: Tensor, arrays: Mapping[str, np.ndarray[Any, Any]], *, scaled_away: Tensor | None = None
+) -> StoredWeight | None:
     """Find a layer's weight by its values, whatever the exporter called it.
 
     Exporters rename weights, transpose those of linear layers and multiply a following batch norm's scale into those of
     convolutions. So an array counts as the weight if, turned to the weight's layout, each output row is a multiple of the
-    weight's row, to 1e-5 of the largest value. Zero times anything is zero, so a row of zeros counts as a row of zeros only.
-    Where several arrays do, the closest is taken, and of equally close ones that with the most similar number of non-zeros.
+    weight's row, to 1e-5 of the largest value. Zero times anything is zero, so a row of zeros counts as a row of zeros only,
+    or as one that the file may hold as zeros. Where several arrays do, the closest is taken, and of equally close ones that
+    with the most similar number of non-zeros.
 
     Args:
         weight: (O, I) or (O, I, kh, kw).
         arrays: from `stored_arrays`.
+        scaled_away: (O,) bool, rows that may be zeros in the file, from `rows_scaled_away`; none where it is None.
     """
     wanted = weight.detach().double().numpy()
     rows = wanted.reshape(len(wanted), -1)
     energy = (rows**2).sum(axis=1, keepdims=True)
+    may_be_zero = np.zeros(len(rows), dtype=bool) if scaled_away is None else scaled_away.numpy()
+    needed = rows.any(axis=1) & ~may_be_zero
     best: tuple[tuple[float, int], StoredWeight] | None = None
     for name, array in arrays.items():
         for turned in _orientations(array, wanted.shape):
             other = turned.reshape(rows.shape).astype(np.float64)
-            if (rows.any(axis=1) & ~other.any(axis=1)).any():
+            # Below the smallest normal number digits are lost one by one, so such a row is no multiple of anything.
+            other[may_be_zero & (np.abs(other).max(axis=1) < np.finfo(np.float32).tiny)] = 0
+            if (needed & ~other.any(axis=1)).any():
                 continue
             scale = (other * rows).sum(axis=1, keepdims=True) / np.where(energy > 0, energy, 1.0)
             distance = float(np.abs(other - scale * rows).max() / max(float(np.abs(other).max()), 1e-30))

@@ -19,7 +19,7 @@ from stages.evaluate.settings import ClassifierSettings
 from stages.export import int8 as export
 from stages.export.quantized_onnx import count_operators, plan_quantization, stored_integers
 from stages.export.settings import STAGES, INT8Settings
-from stages.models.bundle import build_bundle, save_bundle
+from stages.models.bundle import build_bundle, load_bundle, save_bundle
 from stages.models.nm_mask import apply_masks
 from stages.models.zoo import find_architecture
 from stages.ops.nm import magnitude_mask, violating_blocks
@@ -93,6 +93,14 @@ def test_zeros_of_masked_layers_are_zeros_in_the_file(exported):
     if name == "cnn_micro":
         weights = [torch.from_numpy(array.copy()) for array in integers.values() if array.shape[1] > 1]
         assert [violating_blocks(weight, pattern=parse_pattern("2:4")) for weight in weights] == [0, 0]
+
+
+def test_a_masked_layer_with_a_row_that_a_batch_norm_multiplies_by_zero_is_checked_too(trained, tmp_path):
+    bundle = load_bundle(trained["cnn_micro"])
+    bundle.model.blocks[2][1].weight.data[:3] = 0
+    save_bundle(bundle, tmp_path / "model")
+    result = export.run(context_in(tmp_path, artifact(tmp_path / "model"), min_agreement=0))
+    assert result.metrics["num_masked_layers_in_integers"] == 2
 
 
 @pytest.mark.parametrize("exported", ["cnn_micro"], indirect=True)

@@ -24,7 +24,7 @@ from stages.models.measures import model_digest
 from stages.models.nm_mask import apply_masks
 from stages.models.zoo import find_architecture
 from stages.ops.nm import magnitude_mask
-from stages.ops.onnx_file import open_session, run_session
+from stages.ops.onnx_file import open_session, run_session, stored_arrays
 from stages.ops.pattern import NMPattern
 from stages.quantize import lts, qat
 from stages.quantize.settings import LTSSettings, QATSettings
@@ -197,6 +197,22 @@ def test_the_file_of_a_model_trained_by_lts_is_as_large_as_that_of_its_control(t
     assert results["lts"]["size_bytes"] > 1.2 * results["qat"]["size_bytes"]  # the bundle does hold what froze
     assert sizes["lts"] <= 1.02 * sizes["qat"]
     assert tensors["lts"] == tensors["qat"]
+
+
+@pytest.mark.parametrize(("rows", "scale"), [(slice(3), 0.0), (slice(None), 0.0), (slice(None), 1e-42)])
+def test_a_masked_layer_that_a_batch_norm_multiplies_by_zero_is_found_in_the_file(tmp_path, rows, scale):
+    """The exporter folds the scale into the weight; weight decay and zero-initialised residual blocks leave such scales."""
+    model = make_model("cnn_micro", tmp_path / "model")
+    bundle = load_bundle(model)
+    bundle.model.blocks[2][1].weight.data[rows] = scale
+    save_bundle(bundle, tmp_path / "model")
+    result = export.run(context_in(tmp_path, model))
+    stored = stored_arrays(tmp_path / "output" / "model.onnx")
+    assert abs(stored["blocks.2.0.weight"][rows]).max() < 1e-38  # as long as the exporter folds
+    assert result.metrics["num_nm_blocks"] == sum(
+        bundle.model.get_submodule(n).weight.numel() // 4 for n in LAYERS["cnn_micro"]
+    )
+    assert result.metrics["num_violating_blocks"] == 0
 
 
 def test_a_fixed_batch_of_one_is_checked_too(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stages.ops.nm import magnitude_mask, violating_blocks
-from stages.ops.onnx_file import find_weight, open_session, run_session, stored_arrays, write_onnx
+from stages.ops.onnx_file import find_weight, open_session, rows_scaled_away, run_session, stored_arrays, write_onnx
 from stages.ops.pattern import NMPattern
 
 
@@ -123,6 +123,17 @@ class TestZeros:
         assert found is not None
         assert found.name == "broken"
 
+    def test_a_row_that_may_be_scaled_away_is_found_as_zeros_and_no_other_is(self):
+        broken = self.WEIGHT.numpy().copy()
+        broken[3] = 0
+        may_go = torch.arange(16) == 3
+        found = find_weight(self.WEIGHT, {"broken": broken}, scaled_away=may_go)
+        assert found is not None
+        assert find_weight(self.WEIGHT, {"broken": broken}, scaled_away=~may_go) is None
+        both = find_weight(self.WEIGHT, {"broken": broken, "whole": self.WEIGHT.numpy()}, scaled_away=may_go)
+        assert both is not None
+        assert both.name == "whole"
+
     def test_a_weight_of_zeros_is_found(self):
         found = find_weight(torch.zeros(16, 8), {"weight": self.WEIGHT.numpy(), "zeros": np.zeros((16, 8), np.float32)})
         assert found is not None
@@ -136,6 +147,18 @@ class TestZeros:
             found = find_weight(weight, arrays)
             assert found is not None
             assert found.name == "near"
+
+
+def test_rows_are_scaled_away_by_the_batch_norm_that_follows_and_by_no_other():
+    net = make_net()
+    with torch.no_grad():
+        net.norm.weight[2] = 0
+        net.norm2.weight[5] = 1e-44
+        net.norm2.weight[6] = 1e-20
+    found = rows_scaled_away(net, image_shape=(1, 6, 6))
+    assert {name: rows.nonzero()[:, 0].tolist() for name, rows in found.items()} == {"stem": [2], "conv": [5]}
+    assert not net.conv._forward_hooks
+    assert not net.norm2._forward_pre_hooks
 
 
 def test_a_fixed_batch_takes_one_image(tmp_path):
