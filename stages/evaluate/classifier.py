@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from stages.data.base import Dataset, load_dataset
 from stages.evaluate.latency import Runner, measure_interleaved, paired_ratio
 from stages.evaluate.settings import ClassifierSettings
 from stages.evaluate.statistics import paired_drop, wilson_interval
-from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle
+from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle, save_bundle
 from stages.models.measures import measure_model, model_digest
 from stages.ops.onnx_file import open_session, run_session, write_onnx
 from stages.training.model_artifact import receive_model
@@ -50,7 +50,7 @@ def run(context: StageContext) -> StageResult:
     """Measure the model; write `evaluation.json`, which holds what follows from the inputs and nothing from the clock.
 
     With an exported file, accuracies, sizes and latencies are those of files in ONNX Runtime, and the baseline is exported
-    as floats for the comparison; without one they are those of the bundle's weights in torch.
+    as floats for the comparison; without one they are those of the plain model, all transforms folded in, in torch.
 
     Raises:
         ValueError: model, file and data do not fit together.
@@ -60,11 +60,11 @@ def run(context: StageContext) -> StageResult:
     prepare_process(context)
     data = load_dataset(settings.data)
     exported = context.optional_input("exported")
-    subject = _subject(receive_model(context, data), exported, context.input("model"))
-    baseline_input = context.optional_input("baseline")
+    subject = _subject(receive_model(context, data), exported, context.input("model"), scratch=context.scratch / "model")
     baseline = None
-    if baseline_input is not None:
-        baseline = _baseline(receive_model(context, data, port="baseline"), exported, baseline_input, scratch=context.scratch)
+    if context.optional_input("baseline") is not None:
+        received = receive_model(context, data, port="baseline")
+        baseline = _baseline(received, exported, scratch=context.scratch / "baseline")
     metrics = _metrics(subject, baseline, data=data, context=context)
     description = {
         "format": 1,
@@ -79,9 +79,9 @@ def run(context: StageContext) -> StageResult:
     return StageResult(metrics=metrics, measurements=_measurements(subject, baseline, data=data, context=context))
 
 
-def _subject(bundle: ModelBundle, exported: Artifact | None, model: Artifact) -> _Subject:
+def _subject(bundle: ModelBundle, exported: Artifact | None, model: Artifact, *, scratch: Path) -> _Subject:
     if exported is None:
-        return _Subject(bundle=bundle, plain=fold_bundle(bundle), file=None, size_bytes=model.file(WEIGHTS_FILE).stat().st_size)
+        return _plain_subject(bundle, scratch=scratch)
     written, path = _written(exported), exported.file("model.onnx")
     expected, found = list(bundle.architecture.input_spec.shape), written["input"]["shape"][1:]
     classes = list(bundle.architecture.class_names)
@@ -107,10 +107,18 @@ def _subject(bundle: ModelBundle, exported: Artifact | None, model: Artifact) ->
     )
 
 
-def _baseline(bundle: ModelBundle, exported: Artifact | None, model: Artifact, *, scratch: Path) -> _Subject:
+def _plain_subject(bundle: ModelBundle, *, scratch: Path) -> _Subject:
+    """The model that is run and timed is also the one that is weighed: masks and frozen weights are in no user's file."""
+    plain = fold_bundle(bundle)
+    save_bundle(replace(bundle, model=plain, transforms=()), scratch)
+    return _Subject(bundle=bundle, plain=plain, file=None, size_bytes=(scratch / WEIGHTS_FILE).stat().st_size)
+
+
+def _baseline(bundle: ModelBundle, exported: Artifact | None, *, scratch: Path) -> _Subject:
     if exported is None:
-        return _subject(bundle, None, model)
-    written, path = _written(exported), scratch / "baseline.onnx"
+        return _plain_subject(bundle, scratch=scratch)
+    scratch.mkdir(exist_ok=True)
+    written, path = _written(exported), scratch / "model.onnx"
     plain = fold_bundle(bundle)
     shape = bundle.architecture.input_spec.shape
     write_onnx(plain, image_shape=shape, path=path, opset=written["opset"], dynamic_batch=written["dynamic_batch"])

@@ -47,13 +47,13 @@ CLASSIFIER_METRICS = (
 """What `evaluate.classifier` always reports. With a baseline: `baseline_top1_accuracy`, `top1_drop` with its interval,
 `size_ratio`, `gmacs_ratio`. With an exported file, accuracies, drop and sizes are those of files; `model_top1_accuracy` and
 `exported_agreement` say how the model itself does. Parameters, gmacs and bops are always those of the model; so is
-`gmacs_matching`, there for models that match tokens. Without an exported file, `size_bytes` is the bundle's
-`weights.safetensors`, which holds masks and running statistics too: a masked bundle is larger than a dense one."""
+`gmacs_matching`, there for models that match tokens. Without an exported file, `size_bytes` is that of the plain
+model's tensors in a safetensors file, all transforms folded in: running statistics are in it, masks and frozen weights not."""
 
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="evaluate.classifier",
-        version=2,
+        version=3,
         summary="Accuracy with its interval, bytes and latency, of the exported file where there is one, beside a baseline; "
         "non-zeros and nominal compute of the model",
         settings=ClassifierSettings,

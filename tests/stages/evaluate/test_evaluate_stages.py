@@ -156,6 +156,13 @@ def test_a_model_alone_is_measured_in_torch(models, tmp_path):
     assert "top1_drop" not in result.metrics
 
 
+def test_a_model_alone_is_weighed_without_what_only_training_needs(models, tmp_path):
+    """A bundle holds its masks, a byte for each weight: they would make a sparse model 1.2 times as large as the dense one."""
+    result, _ = evaluate(tmp_path, model=models["masked"], baseline=models["dense"])
+    assert models["masked"].file("weights.safetensors").stat().st_size > 1.1 * result.metrics["size_bytes"]
+    assert result.metrics["size_ratio"] == 1.0
+
+
 def test_what_an_earlier_stage_left_in_the_process_does_not_matter(models, tmp_path, monkeypatch):
     """Workers are reused: a number format or a mode that a stage before this one set must change neither result nor speed."""
     modes = []
