@@ -80,14 +80,19 @@ def _legend(header: str) -> list[str]:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """A saving that is none is said as plainly as one that is."""
+    """A saving that is none, or that costs something else, is said as plainly as one that is."""
     compared = [result for result in results if "neither_smaller_nor_faster" in result.values]
     idle = [result.label for result in compared if result.values["neither_smaller_nor_faster"] is True]
-    if not idle:
-        return []
+    notes: list[str] = []
     if len(idle) == len(compared) > 1:
-        return [f"note  none of the {len(idle)} compared with a baseline is smaller or faster than it"]
-    return [f"note  neither smaller nor faster than the baseline: {', '.join(idle)}"]
+        notes.append(f"note  none of the {len(idle)} compared with a baseline is smaller or faster than it")
+    elif idle:
+        notes.append(f"note  neither smaller nor faster than the baseline: {', '.join(idle)}")
+    trade_offs: dict[str, list[str]] = {}
+    for result in compared:
+        if "trade_off" in result.values:
+            trade_offs.setdefault(str(result.values["trade_off"]), []).append(result.label)
+    return notes + [f"note  {trade_off}: {', '.join(labels)}" for trade_off, labels in trade_offs.items()]
 
 
 def _showing(name: str, form: Callable[[float], str]) -> Callable[[Mapping[str, Any]], str]:

@@ -3,7 +3,8 @@
 Three kinds of numbers are kept apart. Nominal ones (gmacs, bops, non-zeros) are counted on the model, whatever it was exported
 to. Stored ones (size_bytes) are the sizes of files, and where there is an exported file, accuracies are those of its
 predictions. Both follow from the inputs and are metrics. What a clock said (latency) is a measurement. A model that is
-stored no smaller and runs no faster is marked so, however few multiplications it needs on paper.
+stored no smaller and runs no faster is marked so, however few multiplications it needs on paper; so is one that gains one of
+the two at the price of the other. Nominal numbers have no part in these marks.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from stages.ops.onnx_file import open_session, run_session, write_onnx
 from stages.training.model_artifact import receive_model
 from stages.training.seeding import prepare_process
 
-SMALLER_BELOW = 0.98
-FASTER_FROM = 1.03
-"""A file counts as smaller below 0.98 of the baseline's bytes, a run as faster from 1.03 of its speed: what alternating timings
-of one and the same model differ by."""
+SMALLER_BELOW, LARGER_ABOVE = 0.98, 1.02
+SLOWER_BELOW, FASTER_FROM = 0.97, 1.03
+"""A file counts as smaller below 0.98 of the baseline's bytes and as larger above 1.02, a run as slower below 0.97 of its speed
+and as faster from 1.03: what alternating timings of one and the same model differ by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +199,7 @@ def _measurements(subject: _Subject, baseline: _Subject | None, *, data: Dataset
         "device": _device_name(),
         "num_threads": context.num_threads,
     }
-    ratios: list[float] = []
+    ratios: dict[int, float] = {}
     images = next(iter(data.test.batches(batch_size=max(settings.batch_sizes)))).images
     for batch_size in settings.batch_sizes:
         context.check_cancelled()
@@ -214,17 +215,49 @@ def _measurements(subject: _Subject, baseline: _Subject | None, *, data: Dataset
             "num_latency_samples" + suffix: model.num_samples,
         }
         if "baseline" in found:
-            ratios.append(paired_ratio(found["baseline"], model))
-            measured |= {"baseline_latency_ms" + suffix: found["baseline"].median_ms, "latency_ratio" + suffix: ratios[-1]}
+            ratios[batch_size] = paired_ratio(found["baseline"], model)
+            measured |= {"baseline_latency_ms" + suffix: found["baseline"].median_ms}
+            measured |= {"latency_ratio" + suffix: ratios[batch_size]}
     if baseline is not None:
         size_ratio = subject.size_bytes / baseline.size_bytes
-        measured["neither_smaller_nor_faster"] = is_false_saving(size_ratio=size_ratio, latency_ratios=ratios)
+        measured["neither_smaller_nor_faster"] = is_false_saving(size_ratio=size_ratio, latency_ratios=list(ratios.values()))
+        trade_off = describe_trade_off(size_ratio=size_ratio, latency_ratios=ratios)
+        measured |= {"trade_off": trade_off} if trade_off else {}
     return measured
 
 
 def is_false_saving(*, size_ratio: float, latency_ratios: list[float]) -> bool:
     """Whether a result is stored no smaller than its baseline and faster at none of the batch sizes."""
     return size_ratio >= SMALLER_BELOW and all(ratio < FASTER_FROM for ratio in latency_ratios)
+
+
+def describe_trade_off(*, size_ratio: float, latency_ratios: Mapping[int, float]) -> str | None:
+    """What a result gains over its baseline and what it loses, where it does both; None where it does not.
+
+    Args:
+        size_ratio: stored bytes over the baseline's.
+        latency_ratios: batch size -> the baseline's latency over the result's, above 1 where the result is faster.
+
+    Example:
+        >>> describe_trade_off(size_ratio=0.3, latency_ratios={1: 0.8, 64: 1.0})
+        'smaller, slower (slower at batch size 1)'
+        >>> describe_trade_off(size_ratio=1.1, latency_ratios={1: 1.0, 64: 1.5})
+        'faster, larger (faster at batch size 64)'
+    """
+    speeds = {
+        "faster": [size for size, ratio in latency_ratios.items() if ratio >= FASTER_FROM],
+        "slower": [size for size, ratio in latency_ratios.items() if ratio < SLOWER_BELOW],
+    }
+    gains = ["smaller"] * (size_ratio < SMALLER_BELOW) + ["faster"] * bool(speeds["faster"])
+    losses = ["slower"] * bool(speeds["slower"]) + ["larger"] * (size_ratio > LARGER_ABOVE)
+    if not (gains and losses):
+        return None
+    places = [
+        f"{word} at batch size{'s' * (len(sizes) > 1)} {' and '.join(map(str, sizes))}"
+        for word, sizes in speeds.items()
+        if sizes
+    ]
+    return f"{', '.join(gains + losses)} ({', '.join(places)})"
 
 
 class _RunnerMaker:

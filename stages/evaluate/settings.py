@@ -48,7 +48,10 @@ CLASSIFIER_METRICS = (
 `size_ratio`, `gmacs_ratio`. With an exported file, accuracies, drop and sizes are those of files; `model_top1_accuracy` and
 `exported_agreement` say how the model itself does. Parameters, gmacs and bops are always those of the model; so is
 `gmacs_matching`, there for models that match tokens. Without an exported file, `size_bytes` is that of the plain
-model's tensors in a safetensors file, all transforms folded in: running statistics are in it, masks and frozen weights not."""
+model's tensors in a safetensors file, all transforms folded in: running statistics are in it, masks and frozen weights not.
+
+Measurements beside a baseline: `latency_ratio_b<n>`, `neither_smaller_nor_faster`, and `trade_off` where stored bytes or latency
+are gained and others of them lost. None of it is in the evaluation's file, so `evaluate.compare` shows none of it."""
 
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(

@@ -57,6 +57,19 @@ def test_a_saving_that_is_none_is_said() -> None:
     assert lines[-1] == "note  neither smaller nor faster than the baseline: a"
 
 
+def test_a_saving_with_a_price_is_said_with_its_price() -> None:
+    slower, larger = "smaller, slower (slower at batch size 1)", "faster, larger (faster at batch size 64)"
+    marks = {"a": slower, "b": larger, "c": slower}
+    results = [result(name, SPARSE, {"neither_smaller_nor_faster": False, "trade_off": mark}) for name, mark in marks.items()]
+    idle = result("d", SPARSE, {"neither_smaller_nor_faster": True})
+    lines = result_lines([*results, idle, result("e", SPARSE)], style=Style(), width=None)
+    assert lines[-3:] == [
+        "note  neither smaller nor faster than the baseline: d",
+        f"note  {slower}: a, c",
+        f"note  {larger}: b",
+    ]
+
+
 def test_other_tables_show_their_metrics() -> None:
     lines = result_lines([result("compare", {"num_rows": 5, "best_label": "x"})], style=Style(), width=None)
     assert lines[1] == "compare  01234567  num_rows 5, best_label x"

@@ -129,11 +129,46 @@ def test_a_mask_that_saves_neither_bytes_nor_time_is_marked(full):
     assert not classifier.is_false_saving(size_ratio=0.5, latency_ratios=[0.9, 0.9])
 
 
+@pytest.mark.parametrize(
+    ("size_ratio", "latency_ratios", "expected"),
+    [
+        (0.9, {1: 0.96, 64: 1.0}, "smaller, slower (slower at batch size 1)"),
+        (0.9, {1: 0.5, 64: 0.96}, "smaller, slower (slower at batch sizes 1 and 64)"),
+        (0.9, {1: 0.97, 64: 1.0}, None),
+        (0.9, {1: 1.2, 64: 0.9}, "smaller, faster, slower (faster at batch size 1, slower at batch size 64)"),
+        (0.9, {1: 1.2, 64: 1.0}, None),
+        (1.0, {1: 1.2, 64: 0.9}, "faster, slower (faster at batch size 1, slower at batch size 64)"),
+        (1.03, {1: 1.0, 64: 1.03}, "faster, larger (faster at batch size 64)"),
+        (1.02, {1: 1.0, 64: 1.03}, None),
+        (1.1, {1: 0.9, 64: 1.1}, "faster, slower, larger (faster at batch size 64, slower at batch size 1)"),
+        (1.1, {1: 0.5, 64: 0.5}, None),
+        (1.0, {1: 1.0, 64: 1.0}, None),
+    ],
+)
+def test_a_gain_that_costs_something_else_is_marked_with_the_batch_size(size_ratio, latency_ratios, expected):
+    """A packed or integer file may well be smaller and slower: whoever reads only one column must still see the price."""
+    assert classifier.describe_trade_off(size_ratio=size_ratio, latency_ratios=latency_ratios) == expected
+    if expected:
+        assert not classifier.is_false_saving(size_ratio=size_ratio, latency_ratios=list(latency_ratios.values()))
+
+
+def test_the_mark_of_a_trade_off_is_a_measurement(models, tmp_path, monkeypatch):
+    """It depends on a clock: in the metrics it would make two machines disagree on one and the same evaluation."""
+    monkeypatch.setattr(classifier, "paired_ratio", lambda *_: 0.9)
+    monkeypatch.setattr(classifier, "SMALLER_BELOW", 1.1)
+    inputs = {"model": models["masked"], "exported": models["masked_onnx"], "baseline": models["dense"]}
+    result, written = evaluate(tmp_path, latency_seconds=0.1, **inputs)
+    assert result.measurements["trade_off"] == "smaller, slower (slower at batch sizes 1 and 16)"
+    assert result.measurements["neither_smaller_nor_faster"] is False
+    assert "trade_off" not in result.metrics
+    assert "slower" not in written.file("evaluation.json").read_text()
+
+
 def test_nothing_from_the_clock_is_in_metrics_or_files(full):
     result, written = full
     evaluation = json.loads(written.file("evaluation.json").read_text())
     assert evaluation["metrics"] == result.metrics
-    assert not any(word in name for name in result.metrics for word in ("latency", "per_s", "faster"))
+    assert not any(word in name for name in result.metrics for word in ("latency", "per_s", "faster", "trade"))
     assert {"latency_ms_b1", "latency_ms_low_b1", "latency_ms_high_b16", "device", "num_threads"} <= set(result.measurements)
 
 
