@@ -50,8 +50,8 @@ CLASSIFIER_METRICS = (
 `gmacs_matching`, there for models that match tokens. Without an exported file, `size_bytes` is that of the plain
 model's tensors in a safetensors file, all transforms folded in: running statistics are in it, masks and frozen weights not.
 
-Measurements beside a baseline: `latency_ratio_b<n>`, `neither_smaller_nor_faster`, and `trade_off` where stored bytes or latency
-are gained and others of them lost. None of it is in the evaluation's file, so `evaluate.compare` shows none of it."""
+Measurements beside a baseline: `latency_ratio_b<n>`, `neither_smaller_nor_faster`, and `trade_off` where a gain has a price.
+None of them is in the evaluation's file, so `evaluate.compare` shows none."""
 
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(

@@ -13,7 +13,7 @@ from stages.training.settings import MODEL_METRICS, TrainingSettings
 class ClassifierSettings(TrainingSettings):
     """Train a classifier. The defaults bring `vit_micro` to about 0.98 on digits in about 20 s on one core."""
 
-    model: str = Field(description="vit_micro, cnn_micro, or a classification model of timm by name")
+    model: str = Field(description="vit_micro, cnn_micro, resnet20, or a classification model of timm by name")
     model_args: Mapping[str, JsonValue] = Field(
         default_factory=dict,
         description="the model's own arguments, such as {depth: 6}; timm models also take pretrained: true",
