@@ -16,12 +16,11 @@ import stages.models.compat  # noqa: F401 - timm does not import without it
 import torch
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stages.models.bundle import ModelBundle, apply_transform
 from stages.models.transforms import TOKEN_REDUCTION
 from stages.ops.token_budget import TokenSchedule, ViTShape, refuse_schedule, tome_kept_tokens
-from stages.ops.tokens import Tokens, class_attention, merge_bipartite, reduce_ranked
+from stages.ops.tokens import Tokens, attend, class_attention, merge_bipartite, reduce_ranked
 
 PARTS = ("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2")
 """What a timm block is made of, and what `ReducedBlock` takes over under the same names."""
@@ -36,7 +35,7 @@ class Reduction(nn.Module):
     counted_apart = True
 
     def forward(self, tokens: Tokens, query: Tensor, key: Tensor) -> Tokens:
-        """Reduce `tokens`; `query` (scaled) and `key` are those of the attention before, (B, h, N, D)."""
+        """Reduce `tokens`, by the attention before: the class token's scaled `query` (B, h, 1, D), `key` (B, h, N, D)."""
         del query, key
         return tokens
 
@@ -51,7 +50,7 @@ class RankedReduction(Reduction):
     def forward(self, tokens: Tokens, query: Tensor, key: Tensor) -> Tokens:
         if min(self.prune_to, self.merge_to) >= tokens.features.shape[1]:
             return tokens
-        importance = class_attention(query[:, :, :1], key, size=tokens.size)
+        importance = class_attention(query, key, size=tokens.size)
         return reduce_ranked(tokens, importance, prune_to=self.prune_to, merge_to=self.merge_to)
 
 
@@ -80,23 +79,28 @@ class ReducedBlock(nn.Module):
         self.reduction = reduction
 
     def forward(self, tokens: Tokens) -> Tokens:
-        query, key, value = self.project(tokens.features)
+        query, key, value = self.split_heads(tokens.features)
         attention: Any = self.attn
-        mask = None if tokens.size is None else tokens.size.log()[:, None, None, :].to(query.dtype)
         dropout = attention.attn_drop.p if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=1.0)
-        tokens = tokens._replace(features=self.add_attention(tokens.features, mixed))
-        return self.add_mlp(self.reduction(tokens, query, key))
+        mixed = attend(query, key, value, size=tokens.size, scale=attention.scale, dropout=dropout)
+        tokens = Tokens(self.add_attention(tokens.features, mixed), tokens.size, tokens.mask)
+        return self.add_mlp(self.reduction(tokens, query[:, :, :1] * attention.scale, key))
 
     def project(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled queries, keys and values, each (B, h, N, D)."""
+        query, key, value = self.split_heads(features)
+        attention: Any = self.attn
+        return query * attention.scale, key, value
+
+    def split_heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries as they are, keys and values, each (B, h, N, D)."""
         attention: Any = self.attn
         batch, count, _ = features.shape
         qkv = attention.qkv(self.norm1(features))  # type: ignore[operator]
         query, key, value = (
             qkv.reshape(batch, count, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         )
-        return attention.q_norm(query) * attention.scale, attention.k_norm(key), value
+        return attention.q_norm(query), attention.k_norm(key), value
 
     def add_attention(self, features: Tensor, mixed_BhND: Tensor) -> Tensor:
         """The residual sum after attention."""
@@ -109,7 +113,7 @@ class ReducedBlock(nn.Module):
     def add_mlp(self, tokens: Tokens) -> Tokens:
         """The residual sum after the MLP."""
         added = self.drop_path2(self.ls2(self.mlp(self.norm2(tokens.features))))  # type: ignore[operator]
-        return tokens._replace(features=tokens.features + added)
+        return Tokens(tokens.features + added, tokens.size, tokens.mask)
 
 
 class ReducedViT(VisionTransformer):  # type: ignore[misc]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stages.ops.token_budget import (
     PUBLISHED_SCHEDULES,
@@ -16,6 +17,7 @@ from stages.ops.token_budget import (
 )
 from stages.ops.tokens import (
     Tokens,
+    attend,
     class_attention,
     masked_softmax,
     match_tokens,
@@ -24,6 +26,7 @@ from stages.ops.tokens import (
     position_mask,
     rank_tokens,
     reduce_ranked,
+    spare_keys,
     take_tokens,
 )
 
@@ -58,6 +61,35 @@ def test_class_attention_is_a_softmax_with_sizes_as_multiplicities():
     expected = class_attention(query, doubled, size=None)
     torch.testing.assert_close(found[:, :2], expected[:, :2])
     torch.testing.assert_close(found[:, 2], expected[:, 2:].sum(1))
+
+
+@pytest.mark.parametrize("count", [4, 9, 12, 15, 20, 26])
+@pytest.mark.parametrize("sized", [True, False])
+def test_attention_counts_a_token_as_often_as_its_size_says_with_and_without_spare_keys(count, sized):
+    """Spare keys are there without gradients only; a token must not see them, whatever number of tokens is left over."""
+    generator = torch.Generator().manual_seed(count)
+    query, key, value = torch.randn(3, 64, 4, count, 8, generator=generator).unbind(0)
+    size = torch.rand(64, count, generator=generator) * 2 + 0.5 if sized else None
+    logits = query.double() @ key.double().transpose(-2, -1) / 8**0.5
+    weight = logits.exp() * (1 if size is None else size.double()[:, None, None, :])
+    expected = (weight / weight.sum(-1, keepdim=True) @ value.double()).float()
+    torch.testing.assert_close(attend(query, key, value, size=size, scale=8**-0.5), expected, rtol=0, atol=2e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(query, key, value, size=size, scale=8**-0.5), expected, rtol=0, atol=2e-6)
+
+
+def test_spare_keys_are_given_where_they_help_and_nowhere_else():
+    key = torch.zeros(64, 4, 15, 8)
+    assert spare_keys(key) == 0, "gradients are kept"
+    with torch.no_grad():
+        assert spare_keys(key) == 1
+        assert spare_keys(key[:1]) == 0, "one image is too little work"
+        assert spare_keys(key[:, :, :9]) in (0, 7), "left over: 1 of 8, or 9 of 16"
+        assert spare_keys(torch.zeros(64, 4, 16, 8)) == spare_keys(torch.zeros(64, 4, 17, 8)) == 0
+        assert spare_keys(torch.zeros(64, 4, 15, 64)) == 0, "wide heads are dear to copy"
+        assert spare_keys(key.to("meta")) == 0
+        with sdpa_kernel(SDPBackend.MATH):
+            assert spare_keys(key) == 0, "what is multiplied is being counted"
 
 
 def slow_reduce(features, size, importance, prune_to, merge_to):
