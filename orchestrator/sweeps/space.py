@@ -1,0 +1,180 @@
+"""The space that a sweep searches: which parameters are active, which values they take, in which order a grid visits them.
+
+Values are canonical JSON data: a step gives 0.3 and not 0.30000000000000004, and a number that is drawn has about six digits,
+so that what is printed can be written into a workflow file and leads to the same key. Knows no sampler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+from orchestrator.workflow.identity import NotEncodable, canonical_value, encode
+from orchestrator.workflow.sweep_spec import Distribution
+
+DIGITS = 6
+"""Digits that tell drawn numbers apart: of the width of a uniform range, of the number itself where it is loguniform."""
+
+Draw = Callable[[str, Distribution], Any]
+
+
+class Space:
+    """Searched parameters by "node.parameter"; a parameter under `when` is active where its conditions hold.
+
+    Example:
+        >>> x, y = Distribution(choice=("low", "high")), Distribution(int=(1, 2), when={"a.x": ("high",)})
+        >>> space = Space({"a.x": x, "a.y": y})
+        >>> list(space.grid())
+        [{'a.x': 'low'}, {'a.x': 'high', 'a.y': 1}, {'a.x': 'high', 'a.y': 2}]
+        >>> space.size
+        3
+    """
+
+    def __init__(self, distributions: Mapping[str, Distribution]) -> None:
+        self.distributions = dict(distributions)
+        self.order = _by_condition(self.distributions)
+        self.options = {name: _options(distribution) for name, distribution in self.distributions.items()}
+
+    def is_active(self, name: str, values: Mapping[str, Any]) -> bool:
+        """Whether the conditions of a parameter hold among the values chosen so far."""
+        return all(
+            other in values and any(_same(values[other], allowed) for allowed in accepted)
+            for other, accepted in self.distributions[name].when.items()
+        )
+
+    def fill(self, draw: Draw, *, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Values of all active parameters in the file's order: those `given`, the others by `draw(name, distribution)`.
+
+        `draw` is asked in the order of conditions, only for parameters that are active.
+        """
+        values: dict[str, Any] = {}
+        for name in self.order:
+            if self.is_active(name, values):
+                if given is not None and name in given:
+                    values[name] = given[name]
+                else:
+                    values[name] = self.canonical(name, draw(name, self.distributions[name]))
+        return {name: values[name] for name in self.distributions if name in values}
+
+    def canonical(self, name: str, value: Any) -> Any:
+        """The value of the space that is meant by a drawn one: inside the bounds, on the step, with few digits."""
+        distribution = self.distributions[name]
+        if distribution.choice is not None:
+            return canonical_value(value)
+        options = self.options[name]
+        if options is not None:
+            low = _low(distribution)
+            return options[min(max(round((value - low) / _step(distribution)), 0), len(options) - 1)]
+        low, high = distribution.uniform or distribution.loguniform or (0.0, 0.0)
+        if distribution.uniform is not None:
+            rounded = round(value, DIGITS - math.floor(math.log10(high - low))) if high > low else low
+        else:
+            rounded = float(f"{value:.{DIGITS}g}")
+        return canonical_value(float(min(max(rounded, low), high)))
+
+    def contains(self, values: Mapping[str, Any]) -> bool:
+        """Whether exactly the active parameters are given, each with a value that its distribution can take."""
+        wanted = [name for name in self.order if self.is_active(name, values)]
+        return set(wanted) == set(values) and all(self._takes(name, values[name]) for name in wanted)
+
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """All points in the order of nested loops over the parameters, the last one fastest; each parameter must be finite."""
+        yield from self._grid({}, 0)
+
+    @cached_property
+    def size(self) -> int | None:
+        """Number of different points; None where a parameter is continuous."""
+        if any(options is None for options in self.options.values()):
+            return None
+        asked = {other for distribution in self.distributions.values() for other in distribution.when}
+        return self._count([name for name in self.order if name in asked], asked, {})
+
+    def _grid(self, values: dict[str, Any], index: int) -> Iterator[dict[str, Any]]:
+        if index == len(self.order):
+            yield {name: values[name] for name in self.distributions if name in values}
+            return
+        name = self.order[index]
+        if not self.is_active(name, values):
+            yield from self._grid(values, index + 1)
+            return
+        options = self.options[name]
+        assert options is not None, f"{name} is continuous"
+        for option in options:
+            yield from self._grid({**values, name: option}, index + 1)
+
+    def _count(self, branching: list[str], asked: set[str], values: dict[str, Any]) -> int:
+        """Branches only where a condition looks; all else multiplies."""
+        if not branching:
+            rest = (name for name in self.order if name not in asked and self.is_active(name, values))
+            return math.prod(len(self.options[name] or ()) for name in rest)
+        name, *others = branching
+        if not self.is_active(name, values):
+            return self._count(others, asked, values)
+        return sum(self._count(others, asked, {**values, name: option}) for option in self.options[name] or ())
+
+    def _takes(self, name: str, value: Any) -> bool:
+        options = self.options[name]
+        if options is not None:
+            return any(_same(value, option) for option in options)
+        distribution = self.distributions[name]
+        low, high = distribution.uniform or distribution.loguniform or (math.inf, -math.inf)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def values_text(values: Any) -> str:
+    """One text for equal values, whatever their order: 1 is 1.0, but never true."""
+    return encode(_whole(canonical_value(values))).decode()
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return values_text(one) == values_text(other)
+    except NotEncodable:
+        return False
+
+
+def _by_condition(distributions: Mapping[str, Distribution]) -> tuple[str, ...]:
+    """The file's order, except that a parameter comes after those that its conditions ask."""
+    order: list[str] = []
+    left = list(distributions)
+    while left:
+        name = next((name for name in left if all(other in order for other in distributions[name].when)), None)
+        if name is None:
+            raise ValueError(f"the conditions of {', '.join(left)} wait for each other or for a parameter that is not searched")
+        order.append(name)
+        left.remove(name)
+    return tuple(order)
+
+
+def _options(distribution: Distribution) -> tuple[Any, ...] | None:
+    """All values, in order; None where they are continuous."""
+    if distribution.choice is not None:
+        return tuple(canonical_value(value) for value in distribution.choice)
+    if distribution.int is not None:
+        low, high = distribution.int
+        return tuple(range(low, high + 1, int(distribution.step or 1)))
+    if distribution.uniform is not None and distribution.step is not None:
+        start, end, step = (Decimal(repr(number)) for number in (*distribution.uniform, distribution.step))
+        return tuple(canonical_value(float(start + index * step)) for index in range(int((end - start) / step) + 1))
+    return None
+
+
+def _low(distribution: Distribution) -> float:
+    bounds = distribution.int or distribution.uniform
+    assert bounds is not None
+    return bounds[0]
+
+
+def _step(distribution: Distribution) -> float:
+    return distribution.step or 1.0
