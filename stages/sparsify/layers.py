@@ -1,16 +1,55 @@
-"""Which layers of a model become N:M sparse, refusal by name of those that cannot, and what is said of the result."""
+"""What every `sparsify` stage does around its method: take a model in, choose or refuse layers, describe the result."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from stages.contract import StageContext
+from stages.data.base import Dataset, load_dataset
 from stages.models.bundle import ModelBundle
 from stages.models.nm_mask import masked_layers, nm_summary
-from stages.ops.pattern import NMPattern
+from stages.ops.pattern import NMPattern, parse_pattern
+from stages.sparsify.settings import NMSettings
+from stages.training.evaluation import evaluate_top1
+from stages.training.model_artifact import receive_model
+from stages.training.seeding import prepare_process
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseModel:
+    """The model that a stage was given, on the stage's device, and which of its layers are to become sparse."""
+
+    bundle: ModelBundle
+    data: Dataset
+    device: torch.device
+    pattern: NMPattern
+    names: tuple[str, ...]
+    top1_accuracy: float
+
+
+def receive_dense_model(context: StageContext, *, stage: str) -> DenseModel:
+    """Prepare the process, take the model in, choose its layers and measure it.
+
+    Raises:
+        ValueError: a layer cannot take the pattern, the model carries transforms already, or it does not fit the data.
+    """
+    device = prepare_process(context)
+    settings = context.settings
+    assert isinstance(settings, NMSettings)
+    data = load_dataset(settings.data)
+    bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
+    refuse_transforms(bundle, stage=stage)
+    names = select_layers(
+        bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
+    )
+    top1 = evaluate_top1(bundle.model.to(device), data.test, device=device)
+    return DenseModel(bundle=bundle, data=data, device=device, pattern=pattern, names=names, top1_accuracy=top1.accuracy)
 
 
 def select_layers(
@@ -33,12 +72,20 @@ def select_layers(
 
     Raises:
         ValueError: a pattern in `dense_layers` matches no layer, a layer's inputs are not a multiple of M, a layer computes
-            with its weight otherwise than a plain one, or nothing is left to make sparse.
+            with its weight otherwise than a plain one, attention holds weights that are no layer, or nothing is left to make
+            sparse.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    fused = [name for name, layer in model.named_modules() if isinstance(layer, nn.MultiheadAttention)]
     for text in dense_layers:
-        if not any(fnmatchcase(name, text) for name in layers):
+        if not any(fnmatchcase(name, text) for name in (*layers, *fused)):
             raise ValueError(f"dense_layers: {text!r} matches no layer; layers: {', '.join(layers)}")
+    for name in fused:
+        if not any(fnmatchcase(name, text) for text in dense_layers):
+            raise ValueError(
+                f"{name} is a MultiheadAttention, whose weight of queries, keys and values is no layer of its own "
+                "and would stay dense; name it in dense_layers to leave it so"
+            )
     always_dense = {*list(layers)[:1], *_classifier(model, layers)}
     chosen = [name for name in layers if name not in always_dense and not any(fnmatchcase(name, text) for text in dense_layers)]
     indivisible = [name for name in chosen if layers[name].weight.shape[1] % pattern.m]

@@ -24,16 +24,12 @@ Their augmentation (colours, mixup, erasing and so on) and the floor of 1e-5 und
 from __future__ import annotations
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import load_dataset
 from stages.models.nm_mask import apply_masks
-from stages.ops.pattern import parse_pattern
 from stages.sparsify.combinations import RemovalHook, add_scores, drop_scores
-from stages.sparsify.layers import mask_metrics, refuse_transforms, select_layers
+from stages.sparsify.layers import mask_metrics, receive_dense_model
 from stages.sparsify.settings import LBCSettings
-from stages.training.evaluation import evaluate_top1
 from stages.training.loop import train
-from stages.training.model_artifact import deliver_model, receive_model
-from stages.training.seeding import prepare_process
+from stages.training.model_artifact import deliver_model
 
 
 def run(context: StageContext) -> StageResult:
@@ -43,17 +39,11 @@ def run(context: StageContext) -> StageResult:
         ValueError: a layer cannot take the pattern, the model carries transforms already, or a setting does not fit the data.
         TrainingDiverged: the loss or a weight stopped being finite.
     """
-    device = prepare_process(context)
     settings = context.settings
     assert isinstance(settings, LBCSettings)
-    data = load_dataset(settings.data)
-    bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
-    refuse_transforms(bundle, stage="sparsify.lbc")
-    names = select_layers(
-        bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
-    )
-    before = evaluate_top1(bundle.model.to(device), data.test, device=device)
-    layers = add_scores(bundle.model, names, pattern=pattern)
+    dense = receive_dense_model(context, stage="sparsify.lbc")
+    model = dense.bundle.model
+    layers = add_scores(model, dense.names, pattern=dense.pattern)
     hook = RemovalHook(
         layers,
         start=settings.first_removal_epoch,
@@ -62,8 +52,8 @@ def run(context: StageContext) -> StageResult:
         learning_rate_multiplier=settings.score_learning_rate_multiplier,
         weight_decay=settings.score_weight_decay,
     )
-    report = train(bundle.model, data=data, settings=settings, context=context, hooks=(hook,))
-    bundle.model.cpu()
-    bundle = apply_masks(bundle, drop_scores(bundle.model, layers), pattern=pattern)
-    metrics = {"initial_top1_accuracy": before.accuracy, **mask_metrics(bundle)}
+    report = train(model, data=dense.data, settings=settings, context=context, hooks=(hook,))
+    model.cpu()
+    bundle = apply_masks(dense.bundle, drop_scores(model, layers), pattern=dense.pattern)
+    metrics = {"initial_top1_accuracy": dense.top1_accuracy, **mask_metrics(bundle)}
     return deliver_model(bundle, context=context, report=report, metrics=metrics)

@@ -19,6 +19,7 @@ MAX_SCORE_MEMORY = 10.0
 class NMSettings(StageSettings):
     """Which weights become N:M sparse: the same words for every method of this kind."""
 
+    data: DataSettings
     n_m: PatternText = Field("2:4", description='pattern "N:M": N of every M weights along the reduction axis stay')
     dense_layers: tuple[str, ...] = Field(
         (), description='layers left dense besides the first and the classifier: names or patterns such as "blocks.0.*"'
@@ -110,8 +111,6 @@ class SRSTESettings(NMSettings, TrainingSettings):
 
 class MagnitudeSettings(NMSettings):
     """One-shot magnitude masks, without training; the accuracy is measured on the test images of `data`."""
-
-    data: DataSettings
 
     def data_identity(self) -> str | None:
         return self.data.identity()

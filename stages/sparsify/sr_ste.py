@@ -20,17 +20,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import load_dataset
 from stages.models.nm_mask import apply_masks, make_weight_plain
 from stages.ops.nm import magnitude_mask
-from stages.ops.pattern import NMPattern, parse_pattern
-from stages.sparsify.layers import mask_metrics, refuse_transforms, select_layers
+from stages.ops.pattern import NMPattern
+from stages.sparsify.layers import mask_metrics, receive_dense_model
 from stages.sparsify.settings import SRSTESettings
-from stages.training.evaluation import evaluate_top1
 from stages.training.hooks import TrainingHook
 from stages.training.loop import train
-from stages.training.model_artifact import deliver_model, receive_model
-from stages.training.seeding import prepare_process
+from stages.training.model_artifact import deliver_model
 
 
 class MagnitudeSparse(nn.Module):
@@ -123,20 +120,14 @@ def run(context: StageContext) -> StageResult:
         ValueError: a layer cannot take the pattern, the model carries transforms already, or a setting does not fit the data.
         TrainingDiverged: the loss or a weight stopped being finite.
     """
-    device = prepare_process(context)
     settings = context.settings
     assert isinstance(settings, SRSTESettings)
-    data = load_dataset(settings.data)
-    bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
-    refuse_transforms(bundle, stage="sparsify.sr_ste")
-    names = select_layers(
-        bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
-    )
-    before = evaluate_top1(bundle.model.to(device), data.test, device=device)
-    layers = add_magnitude_masks(bundle.model, names, pattern=pattern)
-    hook = PullHook(bundle.model, layers, sparse_decay=settings.sparse_decay)
-    report = train(bundle.model, data=data, settings=settings, context=context, hooks=(hook,))
-    bundle.model.cpu()
-    bundle = apply_masks(bundle, drop_magnitude_masks(bundle.model, layers), pattern=pattern)
-    metrics = {"initial_top1_accuracy": before.accuracy, **mask_metrics(bundle)}
+    dense = receive_dense_model(context, stage="sparsify.sr_ste")
+    model = dense.bundle.model
+    layers = add_magnitude_masks(model, dense.names, pattern=dense.pattern)
+    hook = PullHook(model, layers, sparse_decay=settings.sparse_decay)
+    report = train(model, data=dense.data, settings=settings, context=context, hooks=(hook,))
+    model.cpu()
+    bundle = apply_masks(dense.bundle, drop_magnitude_masks(model, layers), pattern=dense.pattern)
+    metrics = {"initial_top1_accuracy": dense.top1_accuracy, **mask_metrics(bundle)}
     return deliver_model(bundle, context=context, report=report, metrics=metrics)

@@ -19,7 +19,7 @@ from stages.models.nm_mask import masked_layers
 from stages.models.zoo import find_architecture
 from stages.ops.nm import violating_blocks
 from stages.ops.pattern import NMPattern
-from stages.sparsify import lbc, magnitude, sr_ste
+from stages.sparsify import layers, lbc, magnitude, sr_ste
 from stages.sparsify.layers import mask_metrics, select_layers
 from stages.sparsify.settings import STAGES, LBCSettings, MagnitudeSettings, SRSTESettings
 from stages.training.loop import train
@@ -242,7 +242,7 @@ def test_the_process_is_prepared_and_the_given_model_measured_on_the_device(stag
         found.update(asked=str(device), model=next(model.parameters()).device.type, dtype=torch.get_default_dtype())
         raise Measured
 
-    monkeypatch.setattr(stage, "evaluate_top1", measure)
+    monkeypatch.setattr(layers, "evaluate_top1", measure)
     torch.set_default_dtype(torch.float64)
     try:
         with pytest.raises(Measured):
@@ -307,6 +307,14 @@ class TestSelectLayers:
         assert len(select_layers(model, pattern=PATTERN, dense_layers=("blocks.0.*", "*.proj"))) == 9
         with pytest.raises(ValueError, match=r"'block\.0' matches no layer; layers: patch_embed\.proj"):
             select_layers(model, pattern=PATTERN, dense_layers=("block.0",))
+
+    def test_attention_whose_weights_are_no_layer_is_refused_until_it_is_left_dense_by_name(self):
+        """torch.nn.MultiheadAttention multiplies by `in_proj_weight` itself: it would stay dense without a word."""
+        model = nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 8), nn.Linear(8, 2))
+        with pytest.raises(ValueError, match=r"1\.self_attn is a MultiheadAttention.*name it in dense_layers"):
+            select_layers(model, pattern=PATTERN)
+        names = select_layers(model, pattern=PATTERN, dense_layers=("1.self_attn*",))
+        assert names == ("1.linear1", "1.linear2", "2")
 
     def test_a_model_with_nothing_between_its_ends_is_refused(self):
         with pytest.raises(ValueError, match="no layer is left"):
