@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from orchestrator.errors import PlanError
 from orchestrator.workflow.sweep_result import TrialRecord
 from orchestrator.workflow.sweep_spec import Sweep
 
@@ -50,6 +51,9 @@ def make_stopper(sweep: Sweep, *, longest: int | None = None) -> Stopper | None:
     Args:
         sweep: with its scheduler; the direction is its `mode`, or that of the objective of the same name.
         longest: number of reports of a trial that runs to its end; hyperband needs it.
+
+    Raises:
+        PlanError: hyperband with population based training.
     """
     scheduler = sweep.scheduler
     if scheduler.kind == "none" or (longest is not None and longest <= scheduler.grace):
@@ -58,6 +62,11 @@ def make_stopper(sweep: Sweep, *, longest: int | None = None) -> Stopper | None:
     assert direction is not None, "a scheduler whose metric is no objective says its mode"
     is_maximized = direction == "maximize"
     if scheduler.kind == "hyperband":
+        if sweep.sampler.kind == "pbt":
+            raise PlanError(
+                "sampler pbt and scheduler hyperband wait for each other: a generation for trials paused until the next",
+                next_step="choose scheduler: asha or none",
+            )
         assert longest is not None, "hyperband divides the length of a training"
         return HyperBandStopper(
             trials=sweep.trials if sweep.trials is not None else math.inf,

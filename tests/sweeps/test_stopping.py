@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.errors import PlanError
 from orchestrator.sweeps.stopping import HyperBandStopper, Verdict, bands, make_stopper
 from orchestrator.workflow.sweep_result import TrialRecord
-from orchestrator.workflow.sweep_spec import Sweep
+from orchestrator.workflow.sweep_spec import Sampler, Sweep
 
 GO_ON, STOP, PAUSE = Verdict.GO_ON, Verdict.STOP, Verdict.PAUSE
 
@@ -233,6 +234,13 @@ def test_a_stopper_that_is_told_the_records_decides_as_the_killed_one_would_have
                 if verdict is not GO_ON:
                     break
         assert first.decided() == second.decided()
+
+
+def test_hyperband_with_population_based_training_is_refused():
+    """They would wait for each other for ever."""
+    sweep = sweep_of("hyperband").model_copy(update={"sampler": Sampler(kind="pbt")})
+    with pytest.raises(PlanError, match="wait for each other"):
+        make_stopper(sweep, longest=9)
 
 
 def test_no_stopper_where_none_is_asked_for_or_the_training_is_shorter_than_its_grace():
