@@ -115,11 +115,6 @@ def publish(
     return artifacts.publish(record)
 
 
-def read_result(artifacts: Artifacts, record: Record) -> SweepResult:
-    """The result that a sweep's artifact holds; IntegrityError where its files are damaged."""
-    return SweepResult.from_data(json.loads(artifacts.open(record).file(RESULT_FILE).read_text()))
-
-
 def summary(result: SweepResult) -> dict[str, Any]:
     """The metrics of a sweep's artifact: how many trials ended how, which is best, and its objectives."""
     states = [trial.state for trial in result.trials]

@@ -24,6 +24,9 @@ Draw = Callable[[str, Distribution], Any]
 class Space:
     """Searched parameters by "node.parameter"; a parameter under `when` is active where its conditions hold.
 
+    They are in the order of their names, whatever the file's: the order of a mapping is no part of a sweep's key, so it must
+    not decide what is tried.
+
     Example:
         >>> x, y = Distribution(choice=("low", "high")), Distribution(int=(1, 2), when={"a.x": ("high",)})
         >>> space = Space({"a.x": x, "a.y": y})
@@ -34,7 +37,7 @@ class Space:
     """
 
     def __init__(self, distributions: Mapping[str, Distribution]) -> None:
-        self.distributions = dict(distributions)
+        self.distributions = dict(sorted(distributions.items()))
         self.order = _by_condition(self.distributions)
         self.options = {name: _options(distribution) for name, distribution in self.distributions.items()}
 
@@ -45,18 +48,12 @@ class Space:
             for other, accepted in self.distributions[name].when.items()
         )
 
-    def fill(self, draw: Draw, *, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Values of all active parameters in the file's order: those `given`, the others by `draw(name, distribution)`.
-
-        `draw` is asked in the order of conditions, only for parameters that are active.
-        """
+    def fill(self, draw: Draw) -> dict[str, Any]:
+        """Values of all active parameters by `draw(name, distribution)`, asked in the order of conditions."""
         values: dict[str, Any] = {}
         for name in self.order:
             if self.is_active(name, values):
-                if given is not None and name in given:
-                    values[name] = given[name]
-                else:
-                    values[name] = self.canonical(name, draw(name, self.distributions[name]))
+                values[name] = self.canonical(name, draw(name, self.distributions[name]))
         return {name: values[name] for name in self.distributions if name in values}
 
     def canonical(self, name: str, value: Any) -> Any:
@@ -145,7 +142,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _by_condition(distributions: Mapping[str, Distribution]) -> tuple[str, ...]:
-    """The file's order, except that a parameter comes after those that its conditions ask."""
+    """The same order, except that a parameter comes after those that its conditions ask."""
     order: list[str] = []
     left = list(distributions)
     while left:

@@ -58,9 +58,7 @@ def make_stopper(sweep: Sweep, *, longest: int | None = None) -> Stopper | None:
     scheduler = sweep.scheduler
     if scheduler.kind == "none" or (longest is not None and longest <= scheduler.grace):
         return None
-    direction = scheduler.mode or sweep.objectives.get(scheduler.metric)
-    assert direction is not None, "a scheduler whose metric is no objective says its mode"
-    is_maximized = direction == "maximize"
+    is_maximized = is_stopping_metric_maximized(sweep)
     if scheduler.kind == "hyperband":
         if sweep.sampler.kind == "pbt":
             raise PlanError(
@@ -82,6 +80,18 @@ def make_stopper(sweep: Sweep, *, longest: int | None = None) -> Stopper | None:
             grace=scheduler.grace, reduction_factor=scheduler.reduction_factor, longest=longest, is_maximized=is_maximized
         )
     return tune.MedianStopper(grace=scheduler.grace, min_trials=scheduler.min_trials, is_maximized=is_maximized)
+
+
+def stopping_metric(sweep: Sweep) -> str:
+    """The metric ("node.metric") by which trials are stopped: the only objective where the scheduler names none."""
+    return sweep.scheduler.metric or next(iter(sweep.objectives))
+
+
+def is_stopping_metric_maximized(sweep: Sweep) -> bool:
+    """Whether more of it is better: by the scheduler's `mode`, else as the objective of this name."""
+    direction = sweep.scheduler.mode or sweep.objectives.get(stopping_metric(sweep))
+    assert direction is not None, "a scheduler whose metric is no objective says its mode"
+    return direction == "maximize"
 
 
 @dataclass(frozen=True, kw_only=True)

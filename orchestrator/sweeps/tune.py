@@ -18,7 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 from orchestrator.sweeps.scores import Scores
 from orchestrator.sweeps.searcher import KnownValues, Suggestion, draw_unknown, seed_of
 from orchestrator.sweeps.space import Space, values_text
-from orchestrator.sweeps.stopping import Verdict
+from orchestrator.sweeps.stopping import Verdict, is_stopping_metric_maximized
 from orchestrator.workflow.sweep_result import TrialRecord
 from orchestrator.workflow.sweep_spec import Sweep
 
@@ -59,9 +59,9 @@ class OptunaSearcher(KnownValues):
         self._names = {name: self._categories(name) for name in self.space.order}
         self._distributions = {name: self._distribution(name) for name in self.space.order}
         self._frozen: dict[int, optuna.trial.FrozenTrial] = {}
-        stopped_by = sweep.scheduler.mode or sweep.objectives.get(sweep.scheduler.metric)
-        first = next(iter(sweep.objectives.values()))
-        self._sign = 1.0 if stopped_by in {None, first} else -1.0  # of what a stopped trial reported, as its objective
+        self._sign = 1.0  # of what a stopped trial reported, compared as if it were the objective
+        if sweep.scheduler.kind != "none" and is_stopping_metric_maximized(sweep) != ("maximize" in sweep.objectives.values()):
+            self._sign = -1.0
 
     def tell(self, record: TrialRecord) -> None:
         super().tell(record)

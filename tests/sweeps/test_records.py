@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.artifacts import Artifacts, Record
 from orchestrator.store.local import LocalStore
 from orchestrator.sweeps.history import read_history, write_history
-from orchestrator.sweeps.records import TrialLog, publish, read_result, trial_id
+from orchestrator.sweeps.records import RESULT_FILE, TrialLog, publish, trial_id
 from orchestrator.workflow.sweep_result import SweepResult, TrialRecord
+
+
+def read_result(artifacts: Artifacts, made: Record) -> SweepResult:
+    return SweepResult.from_data(json.loads(artifacts.open(made).file(RESULT_FILE).read_text()))
+
 
 KEY = "0123456789abcdef0123456789abcdef"
 
