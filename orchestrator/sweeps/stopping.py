@@ -53,7 +53,7 @@ def make_stopper(sweep: Sweep, *, longest: int | None = None) -> Stopper | None:
         longest: number of reports of a trial that runs to its end; hyperband needs it.
 
     Raises:
-        PlanError: hyperband with population based training.
+        PlanError: hyperband with population based training, or for a training of unknown length.
     """
     scheduler = sweep.scheduler
     if scheduler.kind == "none" or (longest is not None and longest <= scheduler.grace):
@@ -65,7 +65,11 @@ def make_stopper(sweep: Sweep, *, longest: int | None = None) -> Stopper | None:
                 "sampler pbt and scheduler hyperband wait for each other: a generation for trials paused until the next",
                 next_step="choose scheduler: asha or none",
             )
-        assert longest is not None, "hyperband divides the length of a training"
+        if longest is None:
+            raise PlanError(
+                f"scheduler hyperband divides the length of a training, and that of {stopping_metric(sweep)} is not known",
+                next_step="give its node epochs, or choose scheduler: asha",
+            )
         return HyperBandStopper(
             trials=sweep.trials if sweep.trials is not None else math.inf,
             longest=longest,

@@ -120,6 +120,8 @@ def test_the_first_publisher_of_a_search_wins(store):
     first = publish(artifacts, result("first"), **arguments)
     assert publish(artifacts, result("second"), **arguments) == first
     assert read_result(artifacts, artifacts.find("sweep", KEY)).verdict == "first"
+    publish(artifacts, result("anew"), **arguments, supersede=True)
+    assert read_result(artifacts, artifacts.find("sweep", KEY)).verdict == "anew"
 
 
 def test_the_table_has_a_row_per_trial_metric_and_step(tmp_path):

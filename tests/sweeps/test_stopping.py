@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import PlanError
-from orchestrator.sweeps.stopping import HyperBandStopper, Verdict, bands, make_stopper
+from orchestrator.sweeps.stopping import HyperBandStopper, Verdict, bands, make_stopper, stopping_metric
 from orchestrator.workflow.sweep_result import TrialRecord
 from orchestrator.workflow.sweep_spec import Sampler, Sweep
 
@@ -23,7 +23,7 @@ def sweep_of(kind: str, *, trials: int = 9, mode: str = "maximize", **settings) 
         space={"a.x": {"uniform": (0, 1)}},
         objectives={"a.score": mode},
         trials=trials,
-        scheduler={"kind": kind, "metric": "a.score", **settings},
+        scheduler={"metric": "a.score", **settings, "kind": kind},
     )
 
 
@@ -241,6 +241,18 @@ def test_hyperband_with_population_based_training_is_refused():
     sweep = sweep_of("hyperband").model_copy(update={"sampler": Sampler(kind="pbt")})
     with pytest.raises(PlanError, match="wait for each other"):
         make_stopper(sweep, longest=9)
+
+
+def test_hyperband_has_to_know_how_long_a_training_is():
+    with pytest.raises(PlanError, match=r"that of a\.score is not known"):
+        make_stopper(sweep_of("hyperband"))
+
+
+def test_the_only_objective_stops_trials_where_no_metric_is_named():
+    sweep = sweep_of("asha", mode="minimize", metric="")
+    assert stopping_metric(sweep) == "a.score"
+    stopper = make_stopper(sweep)
+    assert [stopper.report(trial, 1, value) for trial, value in enumerate((0.1, 0.5))] == [GO_ON, STOP]
 
 
 def test_no_stopper_where_none_is_asked_for_or_the_training_is_shorter_than_its_grace():
