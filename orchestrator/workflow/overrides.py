@@ -7,11 +7,14 @@ from typing import Any
 
 from orchestrator.errors import WorkflowError
 from orchestrator.workflow.places import Findings, KeyPath, Places, list_names, shorten
+from orchestrator.workflow.sweep_spec import Sweep
 
 WORKFLOW_FIELDS = ("seed", "name")
 NODE_FIELDS = ("resources", "retry", "timeout", "seed", "params")
 FIXED_FIELDS = ("stage", "inputs", "foreach", "needs", "when", "sweep", "nodes")
-FORM = "node.param=value, node.resources.cpus=2 or seed=3"
+FORM = "node.param=value, node.resources.cpus=2, search.trials=4, search.node.param=value or seed=3"
+DOTTED_NAMES = ("space", "objectives", "carry")
+"""Mappings of a sweep whose own names hold dots: `search.space.sparsify.n_m=...` means the entry "sparsify.n_m"."""
 
 
 def apply_overrides(
@@ -78,7 +81,16 @@ def _path(target: str, data: Mapping[str, Any], refused: _Refusal) -> KeyPath | 
             expected=f"one of the nodes {list_names(names)}" + ("" if rest else " with a parameter, or seed or name"),
             suggestion=refused.findings.did_you_mean(name, legal),
         )
-    elif not rest or rest == ["params"]:
+    elif isinstance(nodes, dict) and isinstance(nodes[name], dict) and "sweep" in nodes[name]:
+        return _sweep_path(target, name, rest, nodes[name], refused)
+    else:
+        return _node_path(target, name, rest, ("nodes", name), refused)
+    return None
+
+
+def _node_path(target: str, name: str, rest: list[str], place: KeyPath, refused: _Refusal) -> KeyPath | None:
+    """The place that `rest` names in the node at `place`; `name` is what the node is called here."""
+    if not rest or rest == ["params"]:
         refused.add(
             f'node "{name}" itself cannot be set', found=shorten(target), expected=f"a parameter of it: {name}.param=value"
         )
@@ -90,10 +102,44 @@ def _path(target: str, data: Mapping[str, Any], refused: _Refusal) -> KeyPath | 
             suggestion=f'edit the file (a parameter of this name is set with "{name}.params.{rest[0]}")',
         )
     elif rest[0] in NODE_FIELDS:
-        return ("nodes", name, *rest)
+        return (*place, *rest)
     else:
-        return ("nodes", name, "params", *rest)
+        return (*place, "params", *rest)
     return None
+
+
+def _sweep_path(target: str, name: str, rest: list[str], sweep: Mapping[str, Any], refused: _Refusal) -> KeyPath | None:
+    """`search.trials` is of the sweep, `search.sparsify.epochs` of its node; `search.sweep.` and `search.nodes.` say which."""
+    nodes, settings = sweep.get("nodes"), sweep.get("sweep")
+    parts = list(nodes) if isinstance(nodes, dict) else []
+    is_of_node = bool(rest) and (rest[0] in parts if rest[0] not in {"sweep", "nodes"} else rest[0] == "nodes")
+    words = rest[1:] if rest and rest[0] in {"sweep", "nodes"} else rest
+    if is_of_node and words and words[0] in parts:
+        part = words[0]
+        return _node_path(target, f"{name}.{part}", words[1:], ("nodes", name, "nodes", part), refused)
+    if is_of_node or not words or (words[0] not in Sweep.model_fields and len(words) > 1) or words[0] == "needs":
+        fields = [] if is_of_node else list(Sweep.model_fields)
+        refused.add(
+            f'"{target}" is nothing that can be set of sweep "{name}"',
+            found=shorten(target),
+            expected=f"a parameter of one of its nodes {list_names(parts)} ({name}.node.param=value)"
+            + (f", or one of {list_names(fields)} ({name}.trials=4)" if fields else ""),
+            suggestion=refused.findings.did_you_mean(words[0], [*parts, *fields]) if words else "",
+        )
+        return None
+    return ("nodes", name, "sweep", *_with_dotted_names(tuple(words), settings))
+
+
+def _with_dotted_names(words: tuple[str, ...], data: Any) -> KeyPath:
+    """`words` as a path in which a name of a mapping in DOTTED_NAMES is one part: the longest that is there, or all."""
+    for index, word in enumerate(words[:-1]):
+        data = data.get(word) if isinstance(data, dict) else None
+        if word in DOTTED_NAMES:
+            head, inside = words[: index + 1], words[index + 1 :]
+            there = [tuple(name.split(".")) for name in data] if isinstance(data, dict) else []
+            length = max((len(name) for name in there if inside[: len(name)] == name), default=len(inside))
+            return (*head, ".".join(inside[:length]), *inside[length:])
+    return words
 
 
 def _scalar_above(data: Any, path: KeyPath) -> KeyPath:

@@ -1,9 +1,9 @@
-"""The workflow as data: what the YAML file says, frozen and typed. Describes work; plans and runs nothing."""
+"""A node as data: what the YAML file says of it, frozen and typed. Describes work; plans and runs nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -51,19 +51,11 @@ class Node(Frozen):
     stage: str
     params: Mapping[str, Any] = Field(default_factory=dict)
     inputs: Mapping[str, str | tuple[str, ...]] = Field(default_factory=dict)
-    foreach: Mapping[str, tuple[Any, ...]] = Field(default_factory=dict)
+    foreach: Mapping[str, str | tuple[Any, ...]] = Field(default_factory=dict)
+    """A text only for a port, and only `sweep.front.node`: the check makes an input of it, so that plans see lists alone."""
     needs: tuple[str, ...] = ()
     when: When | None = None
     seed: int | None = Field(None, ge=0, lt=2**32)
     resources: Resources = Resources()
     retry: Retry = Retry()
     timeout: DurationS | None = None
-
-
-class Workflow(Frozen):
-    """One workflow file. `source_file` and `--set` overrides are kept for messages and the ledger only."""
-
-    version: Literal[1]
-    name: str = Field(pattern=NAME_PATTERN)
-    seed: int = Field(0, ge=0, lt=2**32)
-    nodes: Mapping[str, Node]

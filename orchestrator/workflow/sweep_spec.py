@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from orchestrator.workflow.spec import Frozen, Node
 
 Direction = Literal["maximize", "minimize"]
 SamplerKind = Literal["grid", "random", "tpe", "nsga2", "pbt"]
 SchedulerKind = Literal["none", "asha", "hyperband", "median"]
+
+WholeNumber = int
+"""Inside `Distribution` the name `int` is a field."""
 
 
 def _kind_alone(value: Any) -> Any:
@@ -25,7 +28,7 @@ class Distribution(Frozen):
     choice: tuple[Any, ...] | None = Field(None, description="one of these values")
     uniform: tuple[float, float] | None = Field(None, description="a number between two bounds")
     loguniform: tuple[float, float] | None = Field(None, description="a positive number, its logarithm uniform")
-    int: tuple[int, int] | None = Field(None, description="a whole number, both bounds included")
+    int: tuple[WholeNumber, WholeNumber] | None = Field(None, description="a whole number, both bounds included")
     step: float | None = Field(None, gt=0, description="with uniform or int: lower bound plus a multiple of this")
     when: Mapping[str, tuple[Any, ...]] = Field(
         default_factory=dict,
@@ -64,7 +67,7 @@ class EarlyStopping(Frozen):
 
 
 class Constraint(Frozen):
-    """What a result must keep to."""
+    """What a result must keep to: one or more of min, max, max_drop and max_ratio."""
 
     metric: str = Field(description='"node.metric" of a node of the trial')
     min: float | None = None
@@ -97,12 +100,10 @@ class Finalists(Frozen):
 
 
 class Sweep(Frozen):
-    """A search: what is varied, what is wanted, and when it ends."""
+    """A search: what is varied, what is wanted, and when it ends. `check_sweep` holds what must fit together."""
 
-    space: Mapping[str, Distribution] = Field(min_length=1, description='"node.parameter": distribution')
-    objectives: Mapping[str, Direction] = Field(
-        min_length=1, description='"node.metric": maximize or minimize; the first leads'
-    )
+    space: Mapping[str, Distribution] = Field(description='"node.parameter": distribution')
+    objectives: Mapping[str, Direction] = Field(description='"node.metric": maximize or minimize; the first leads')
     trials: int | None = Field(None, ge=1, le=100_000, description="trials in all; grid: the whole grid where left out")
     sampler: Annotated[Sampler, BeforeValidator(_kind_alone)] = Sampler()
     scheduler: Annotated[EarlyStopping, BeforeValidator(_kind_alone)] = EarlyStopping()
@@ -110,16 +111,18 @@ class Sweep(Frozen):
     select: Selection = Selection()
     finalists: Finalists | None = None
     max_concurrent: int | None = Field(
-        None, ge=1, description="trials at once; left out: as many as the machines have room for"
+        None,
+        ge=1,
+        description="trials at once; left out: as many as the machines have room for",
+        json_schema_extra={"operational": True},  # how the search is done; a settled one stays a hit
     )
-    max_failures: int = Field(3, ge=0, description="failed trials after which no more are proposed and the sweep fails")
+    max_failures: int = Field(
+        3,
+        ge=0,
+        description="failed trials after which no more are proposed and the sweep fails",
+        json_schema_extra={"operational": True},  # a sweep that settled has failed less often
+    )
     seed: int | None = Field(None, ge=0, lt=2**32, description="of the sampler; left out: the workflow's")
-
-    @model_validator(mode="after")
-    def _says_how_many(self) -> Self:
-        if self.trials is None and self.sampler.kind != "grid":
-            raise ValueError(f"sampler {self.sampler.kind} needs trials: how many settings to try")
-        return self
 
 
 class SweepNode(Frozen):

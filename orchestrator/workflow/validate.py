@@ -72,7 +72,7 @@ def validate_data(model: type[Model], data: Mapping[str, Any]) -> Model:
 
 def defects(error: ValidationError, data: Any) -> list[Defect]:
     """The complaints of pydantic about `data`, one per place: a union's branches are merged, follow-ups dropped."""
-    found = [_defect(details, data) for details in error.errors(include_url=False)]
+    found = [_defect(_with_length(details), data) for details in error.errors(include_url=False)]
     unknown = {defect.path: defect for defect in found if defect.kind == "unknown"}
     merged: dict[tuple[KeyPath, str], Defect] = {}
     for defect in found:
@@ -102,7 +102,7 @@ def report(
 ) -> None:
     """Add the problem of one defect at `place`. `legal` gives who takes names here ("a node") and those names.
 
-    `hint` is what to do about an unknown key, where the caller knows better than the nearest name.
+    `hint` is what to do, where the caller knows better than what follows from the value or from the nearest name.
     """
     prefix, noun = subject(place)
     details = {"next_step": next_step} if next_step else {}
@@ -132,27 +132,40 @@ def report(
             **details,
         )
     else:
-        suggestion = _suggest(found, name, findings)
+        suggestion = hint or _suggest(found, name, findings)
         sentence = {"type": "has the wrong type", "range": "is out of range", "choice": "is not a legal value"}
         what = f"{prefix}{noun} {sentence.get(found.kind, 'cannot be used')}"
         findings.add(place, what, found=entry(name, found.value), expected=found.expected, suggestion=suggestion, **details)
 
 
 def subject(path: KeyPath) -> tuple[str, str]:
-    """How to speak of a path: what stands before the sentence ('node "a": ') and what it is about ('parameter "n_m"')."""
+    """How to speak of a path: what stands before the sentence ('node "a": ') and what it is about ('parameter "n_m"').
+
+    A node of a sweep is spoken of as in `--set`: "search.sparsify".
+    """
     if len(path) < 2 or path[0] != "nodes":
         return "", f'"{_dotted(path)}"' if path else "the workflow"
-    prefix, rest = f'node "{shorten(path[1])}": ', path[2:]
+    name, rest = shorten(path[1]), path[2:]
+    if len(rest) > 1 and rest[0] == "nodes":
+        name, rest = f"{name}.{shorten(rest[1])}", rest[2:]
+    prefix = f'node "{name}": '
     if not rest:
         return "", prefix.removesuffix(": ")
-    if len(rest) > 1 and rest[0] == "params":
-        return prefix, f'parameter "{_dotted(rest[1:])}"'
-    if len(rest) > 1 and rest[0] == "inputs":
-        return prefix, f'input "{_dotted(rest[1:])}"'
-    if len(rest) > 2 and rest[0] == "foreach" and isinstance(rest[2], int):
-        return prefix, f'value {rest[2] + 1} of foreach "{shorten(rest[1])}"'
-    if len(rest) > 1 and rest[0] == "foreach":
-        return prefix, f'foreach "{shorten(rest[1])}"'
+    match rest:
+        case ("params", _, *_):
+            return prefix, f'parameter "{_dotted(rest[1:])}"'
+        case ("inputs", _, *_):
+            return prefix, f'input "{_dotted(rest[1:])}"'
+        case ("foreach", key, int(index), *_):
+            return prefix, f'value {index + 1} of foreach "{shorten(key)}"'
+        case ("foreach", key, *_):
+            return prefix, f'foreach "{shorten(key)}"'
+        case ("sweep", "space", key, "choice", int(index), *_):
+            return prefix, f'value {index + 1} of "{shorten(key)}"'
+        case ("sweep", "space", key, "uniform" | "loguniform" | "int", int(index), *_):
+            return prefix, f'the {"upper" if index else "lower"} bound of "{shorten(key)}"'
+        case ("sweep", _, *_):
+            return prefix, f'"{_dotted(rest[1:])}"'
     return prefix, f'"{_dotted(rest)}"'
 
 
@@ -207,6 +220,14 @@ def _flat(annotations: list[Any]) -> list[Any]:
 def _dotted(path: KeyPath) -> str:
     text = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in path)
     return shorten(text.removeprefix("."))
+
+
+def _with_length(details: ErrorDetails) -> ErrorDetails:
+    """Of a list of fixed length pydantic calls each item that is not there missing; we say how long it should be."""
+    *place, last = details["loc"] or ("",)
+    if details["type"] != "missing" or not isinstance(last, int):
+        return details
+    return {**details, "type": "too_short", "loc": tuple(place), "ctx": {"min_length": last + 1}}
 
 
 def _defect(details: ErrorDetails, data: Any) -> Defect:

@@ -72,7 +72,7 @@ EXPECTED: dict[str, list[tuple[int, tuple[str, ...]]]] = {
     "fraction_for_a_whole_number": [(9, ("epochs: 30.0", "a whole number", "write epochs: 30 "))],
     "input_under_params": [(10, ('"model"', "model is an input"))],
     "missing_parameter": [(6, ('parameter "model" is missing', "pretrain.classifier"))],
-    "misspelt_nested_parameter": [(10, ('"data.hight"', "name, channels, height", "did you mean height?"))],
+    "misspelt_nested_parameter": [(10, ('"data.hight"', "channels, height", "did you mean height?"))],
     "misspelt_parameter": [(10, ('"n_of_m"', '"n_of_m: 2:4"', "stage sparsify.lbc takes", "did you mean n_m?"))],
     "misspelt_required_parameter": [(7, ('"modle"', "did you mean model?"))],
     "not_a_number": [(7, ("seconds", "a finite number"))],
@@ -130,8 +130,13 @@ EXPECTED: dict[str, list[tuple[int, tuple[str, ...]]]] = {
     "timeout_odd_unit": [(6, ("5 fortnights", "with its unit"))],
     "timeout_without_unit": [(6, ("timeout: 10", "with its unit", "10s"))],
     "timeout_zero": [(6, ("timeout: 0s", "above 0"))],
-    # what this version lacks, and several at once
-    "sweep": [(6, ('node "search"', "not supported by this version yet", "foreach"))],
+    # a sweep, and several at once
+    "sweep": [
+        (6, ('node "search"', '"objectives" is missing', "trials, space")),
+        (10, ('node "search.sparsify"', '"data" is missing')),
+        (11, ('node "search.score"', '"data" is missing')),
+        (13, ('no node "top1_accuracy"', "search.best.NODE", "sparsify, score")),
+    ],
     "many_at_once": [
         (3, ('"sede"', "did you mean seed?")),
         (7, ("epochs: 0", "at least 1")),

@@ -246,12 +246,12 @@ class TestReferences:
         )
         assert [one.line for one in found] == [4, 6, 6]
 
-    def test_references_into_a_sweep_are_left_alone(self):
+    def test_references_into_a_sweep_that_could_not_be_read_are_left_alone(self):
         nodes = (
-            "  s: {sweep: {}, nodes: {}}\n  b: {stage: toy.teach, inputs: {model: s.best.x}, needs: [s], "
-            "when: {metric: s.best.y, min: 0}}\n"
+            "  s: {sweep: {space: {}, objectives: {}, trials: 1}, nodes: {}}\n"
+            "  b: {stage: toy.teach, inputs: {model: s.best.x}, needs: [s], when: {metric: s.best.y.top1, min: 0}}\n"
         )
-        assert "sweeps" in problem(nodes).what
+        assert problem(nodes).line == 4
 
     def test_references_to_a_node_that_could_not_be_read_are_left_alone(self):
         assert "stage" in problem("  a: {params: {}}\n  b: {stage: toy.change, inputs: {model: a}}\n").what

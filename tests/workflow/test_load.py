@@ -289,18 +289,32 @@ class TestSpec:
         loaded = load_text(text, file="x")
         assert [problem.line for problem in loaded.problems] == [1, 2, 3, 5, 6, 7]
         assert loaded.workflow.nodes["a"].params == {"x": 1}
-        assert loaded.unread == {"b", "c"}
+        assert loaded.unread == {("nodes", "b"), ("nodes", "c")}
 
-    def test_a_sweep_is_set_aside_and_told_once(self):
-        text = HEAD + "  a: {stage: s.t}\n  search:\n    sweep: {trials: 3}\n    nodes: {b: {stage: 1}}\n    anything: else\n"
+    def test_a_sweep_stands_apart_and_what_is_wrong_in_it_leaves_the_rest_readable(self):
+        text = (
+            HEAD
+            + "  a: {stage: s.t}\n  search:\n"
+            + "    sweep: {trials: 3, space: {b.x: {choice: [1]}, b.y: 7}, objectives: {b.z: maximize}}\n"
+            + "    nodes: {b: {stage: s.t}, c: {stage: 1}}\n    anything: else\n"
+        )
         loaded = load_text(text, file="x")
-        assert [(problem.line, "sweeps" in problem.what) for problem in loaded.problems] == [(6, True)]
+        assert [problem.line for problem in loaded.problems] == [6, 7, 8]
         assert list(loaded.workflow.nodes) == ["a"]
-        assert loaded.unread == {"search"}
+        assert list(loaded.workflow.sweeps) == ["search"]
+        assert list(loaded.workflow.sweeps["search"].sweep.space) == ["b.x"]
+        assert loaded.unread == {("nodes", "search", "nodes", "c")}
 
-    def test_a_workflow_of_sweeps_alone_is_told_once(self):
-        (problem,) = problems_in(HEAD + "  search: {sweep: {}, nodes: {}}\n")
-        assert "sweeps" in problem.what
+    def test_a_short_form_is_the_kind_alone(self):
+        text = HEAD + (
+            "  s: {sweep: {trials: 3, sampler: random, scheduler: asha, space: {}, objectives: {}}, nodes: {b: {stage: s.t}}}\n"
+        )
+        sweep = load_text(text, file="x").workflow.sweeps["s"].sweep
+        assert (sweep.sampler.kind, sweep.scheduler.kind) == ("random", "asha")
+
+    def test_sweeps_at_the_top_are_no_key_of_a_file(self):
+        (problem,) = problems_in(HEAD.replace("nodes:", "sweeps: {}\nnodes:") + "  a: {stage: s.t}\n")
+        assert "nodes: {search:" in problem.suggestion
 
 
 class TestOverrides:
@@ -402,7 +416,8 @@ class TestOverrides:
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 NAMES = st.sampled_from(
     ["version", "name", "seed", "nodes", "stage", "params", "inputs", "foreach", "needs", "when", "resources", "cpus", "memory",
-     "retry", "timeout", "sweep", "metric", "a", "b", "value", "seconds", "size"]
+     "retry", "timeout", "metric", "sweep", "space", "objectives", "trials", "choice", "constraints",
+     "a", "b", "value", "seconds", "size"]
 )  # fmt: skip
 WORDS = NAMES | st.sampled_from(
     ["probe.echo", "probe.sleep", "sparsify.lbc", "a", "b", "5s", "a.b", "2:4", "1", 1, -1, 0.5, None, True]
