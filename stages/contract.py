@@ -148,9 +148,13 @@ def flush_to_disk(path: Path) -> None:
 
 
 class Reporter(Protocol):
-    """Receives progress; may drop calls that come too fast."""
+    """Receives progress; may drop calls that come too fast, but none with an `epoch`.
 
-    def __call__(self, *, step: int, total: int, metrics: Mapping[str, float]) -> None: ...
+    `epoch` is given by the one report that ends an epoch: its number from 1, and metrics of that epoch alone. Early stopping
+    rests on these, so a stage that goes on from a saved state reports the epochs that it has behind it once more, first.
+    """
+
+    def __call__(self, *, step: int, total: int, metrics: Mapping[str, float], epoch: int | None = None) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

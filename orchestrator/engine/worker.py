@@ -49,6 +49,7 @@ class Worker:
         self.leases = Leases(store, run=run)
         self.capture = capture
         self.is_cancelled = is_cancelled
+        self.num_epochs = 0  # reported so far, by all stages
         self._folder = _Folder(store)
 
     def run_work(self, work: Work) -> Outcome:
@@ -136,9 +137,12 @@ class Worker:
     ) -> StageResult:
         throttle = Throttle(PROGRESS_INTERVAL_S)
 
-        def report(*, step: int, total: int, metrics: Mapping[str, float]) -> None:
-            if throttle.ready() or step >= total:
-                self.ledger.write_progress(work.run, work.folder, attempt=work.attempt, step=step, total=total, metrics=metrics)
+        def report(*, step: int, total: int, metrics: Mapping[str, float], epoch: int | None = None) -> None:
+            if throttle.ready() or step >= total or epoch is not None:
+                self.ledger.write_progress(
+                    work.run, work.folder, attempt=work.attempt, step=step, total=total, metrics=metrics, epoch=epoch
+                )
+            self.num_epochs += epoch is not None
 
         def check_cancelled() -> None:
             lease.check()

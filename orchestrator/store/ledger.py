@@ -95,10 +95,22 @@ class Ledger:
         """Whether someone asked the run to stop."""
         return self.store.read(f"runs/{run}/cancel") is not None
 
-    def write_progress(self, run: str, node: str, *, attempt: int, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Append one line of progress of a running node."""
-        line = json.dumps({"time": now_text(), "attempt": attempt, "step": step, "total": total, "metrics": _finite(metrics)})
-        self.store.append(f"runs/{run}/nodes/{node}/progress.jsonl", line.encode() + b"\n")
+    def write_progress(
+        self,
+        run: str,
+        node: str,
+        *,
+        attempt: int,
+        step: int,
+        total: int,
+        metrics: Mapping[str, float],
+        epoch: int | None = None,
+    ) -> None:
+        """Append one line of progress of a running node; one that ends an epoch carries its number."""
+        line = {"time": now_text(), "attempt": attempt, "step": step, "total": total, "metrics": _finite(metrics)}
+        if epoch is not None:
+            line["epoch"] = epoch
+        self.store.append(f"runs/{run}/nodes/{node}/progress.jsonl", json.dumps(line).encode() + b"\n")
 
     def progress(self, run: str, node: str, *, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """Progress of a node from byte `offset` on, and the offset after it."""
@@ -138,7 +150,7 @@ class Ledger:
 
 def node_folder(node: str, key: str) -> str:
     """The folder of a node inside a run: its name and the beginning of its key, since labels hold odd characters."""
-    return f"{node}-{key[:12]}"
+    return f"{node.replace('/', '.')}-{key[:12]}"
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -143,7 +143,9 @@ class _Run:
             epoch_done = step % self.steps_per_epoch == 0
             if epoch_done:
                 top1 = self._finish_epoch()
-            if epoch_done or report_due.ready():
+            if epoch_done:
+                self._report_epoch(self.progress.history[-1])
+            elif report_due.ready():
                 self._report()
             if step < self.total_steps and save_due.ready(step):
                 self._save()
@@ -261,10 +263,16 @@ class _Run:
             f"a longer warmup, or a smaller max_gradient_norm (now {self.settings.max_gradient_norm})"
         )
 
+    def _report_epoch(self, line: Mapping[str, float]) -> None:
+        """Report an epoch by its line of the history, with an accuracy only where it was measured then."""
+        metrics = {name: value for name, value in line.items() if name != "epoch"}
+        self.context.report(step=self.progress.step, total=self.total_steps, metrics=metrics, epoch=int(line["epoch"]))
+
     def _report(self) -> None:
+        """Report where the running epoch stands, with the accuracy measured last."""
         history, metrics = self.progress.history, {"learning_rate": self.rates.learning_rate}
         done = self.progress.step % self.steps_per_epoch
-        if done and not self.pending:
+        if not self.pending:
             metrics["loss"] = self.progress.epoch_loss / done
         elif history:
             metrics["loss"] = history[-1]["loss"]
@@ -327,6 +335,8 @@ class _Run:
             self.average.load_state_dict(state["average"])
         self.progress = _Progress(step=state["step"], epoch_loss=state["epoch_loss"], history=state["history"])
         restore_random_state(state["random"])
+        for line in self.progress.history:
+            self._report_epoch(line)
         _log(f"goes on from step {self.progress.step} of {self.total_steps}")
         return int(state["step"])
 

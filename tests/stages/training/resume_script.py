@@ -78,7 +78,7 @@ def main(folder, kill_after, optimizer):
         checkpoint_every_minutes=None,
     )
 
-    def report(*, step, total, metrics):
+    def report(*, step, total, metrics, epoch=None):
         pass
 
     def check_cancelled():

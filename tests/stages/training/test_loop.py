@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_ran_before(tmp_path):
 def test_operational_settings_and_reports_change_no_bit(tmp_path):
     """They stay out of the key, so they must stay out of the weights."""
     plain, _ = run(tmp_path / "a")
-    saving, _ = run(tmp_path / "b", checkpoint_every_steps=1, report=lambda *, step, total, metrics: None)
+    saving, _ = run(tmp_path / "b", checkpoint_every_steps=1, report=lambda **_: None)
     assert same_weights(plain, saving)
     fields = TrainingSettings.model_fields
     operational = {name for name, field in fields.items() if (field.json_schema_extra or {}).get("operational")}
@@ -107,10 +107,46 @@ def test_a_cancelled_run_saves_its_state_and_goes_on_to_the_same_bits(tmp_path):
 
 def test_progress_is_reported_with_loss_rate_and_accuracy(tmp_path):
     reports = []
-    run(tmp_path, report=lambda *, step, total, metrics: reports.append((step, total, dict(metrics))))
+    run(tmp_path, report=lambda *, step, total, metrics, epoch=None: reports.append((step, total, dict(metrics))))
     assert reports[-1][:2] == (18, 18)
     assert reports[-1][2].keys() >= {"loss", "learning_rate", "top1_accuracy"}
     assert all(math.isfinite(value) for _, _, metrics in reports for value in metrics.values())
+
+
+def test_the_end_of_each_epoch_is_reported_once_with_what_was_measured_then(tmp_path):
+    """Early stopping judges epochs: one that is missing, or carries the accuracy of another, stops the wrong trial."""
+    reports = []
+
+    def note(*, step, total, metrics, epoch=None):
+        if epoch is not None:
+            reports.append((epoch, step, dict(metrics)))
+
+    _, report = run(tmp_path, report=note, epochs=5, evaluate_every_epochs=2)
+    assert [(epoch, step) for epoch, step, _ in reports] == [(number, 6 * number) for number in range(1, 6)]
+    assert [{"epoch": epoch, **metrics} for epoch, _, metrics in reports] == list(report.history)
+    assert ["top1_accuracy" in metrics for _, _, metrics in reports] == [False, True, False, True, True]
+
+
+def test_a_continued_run_reports_the_epochs_behind_it_first(tmp_path):
+    """A trial that is paused and taken up again, in another run perhaps, has its whole history for who judges it."""
+    calls, reports = [], []
+
+    def cancel_in_the_third_epoch():
+        calls.append(None)
+        if len(calls) == 15:
+            raise Cancelled
+
+    _, undisturbed = run(tmp_path / "a", epochs=5)
+    with pytest.raises(Cancelled):
+        run(tmp_path / "b", epochs=5, check_cancelled=cancel_in_the_third_epoch)
+
+    def note(*, step, total, metrics, epoch=None):
+        if epoch is not None:
+            reports.append((step, {"epoch": epoch, **metrics}))
+
+    run(tmp_path / "b", epochs=5, report=note)
+    assert [line for _, line in reports] == list(undisturbed.history)
+    assert [step for step, _ in reports] == [14, 14, 18, 24, 30]
 
 
 def test_divergence_names_step_loss_rate_and_remedy(tmp_path):
