@@ -6,8 +6,8 @@ a plan of thousands costs no scan; larger requests are looked at first, and one 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 
 from orchestrator.engine.executors.base import MachineShape
 from orchestrator.workflow.spec import Resources
@@ -16,6 +16,7 @@ MAX_OVERTAKEN_S = 60.0
 _EPSILON = 1e-9
 
 Amounts = dict[str, float]
+Request = tuple[tuple[str, float], ...]
 
 
 class Admission:
@@ -28,7 +29,8 @@ class Admission:
         for shape in self.shapes:
             for name, amount in shape.items():
                 self._free[name] = self._free.get(name, 0.0) + amount
-        self._queues: dict[tuple[tuple[str, float], ...], deque[tuple[str, float | None]]] = {}
+        self._queues: dict[Request, OrderedDict[str, float | None]] = {}  # label: since when it is first and does not fit
+        self._queue_of: dict[str, Request] = {}
         self._held: dict[str, Amounts] = {}
 
     def reason_infeasible(self, resources: Resources) -> str:
@@ -43,9 +45,24 @@ class Admission:
         """Queue a node that is ready."""
         amounts = tuple(sorted(request_amounts(resources).items()))
         if amounts not in self._queues:
-            self._queues[amounts] = deque()
+            self._queues[amounts] = OrderedDict()
             self._queues = dict(sorted(self._queues.items(), key=lambda item: _weight(dict(item[0])), reverse=True))
-        self._queues[amounts].append((label, None))
+        self._queues[amounts][label] = None
+        self._queue_of[label] = amounts
+
+    def withdraw(self, label: str) -> None:
+        """Take a node that is ready out of its queue."""
+        del self._queues[self._queue_of.pop(label)][label]
+
+    def room_for(self, requests: Iterable[Resources]) -> int:
+        """How many nodes with the largest of these requests the machines hold at once; at least 1."""
+        places = [self._places(request_amounts(resources)) for resources in requests]
+        return max(1, min([*places, *filter(None, [self.max_at_once])], default=1))
+
+    def _places(self, wanted: Amounts) -> int:
+        return sum(
+            min(int((shape.get(name, 0.0) + _EPSILON) // amount) for name, amount in wanted.items()) for shape in self.shapes
+        )
 
     def admit(self, now_s: float) -> list[str]:
         """Labels that start now, their resources taken."""
@@ -53,13 +70,14 @@ class Admission:
         for amounts, queue in self._queues.items():
             wanted = dict(amounts)
             while queue and self._has_place() and _fits(wanted, self._free):
-                label, _ = queue.popleft()
+                label, _ = queue.popitem(last=False)
+                del self._queue_of[label]
                 self._take(label, wanted)
                 admitted.append(label)
             if queue:
-                label, since_s = queue[0]
+                label, since_s = next(iter(queue.items()))
                 if since_s is None:
-                    queue[0] = (label, now_s)
+                    queue[label] = now_s
                 elif now_s - since_s > MAX_OVERTAKEN_S:
                     break  # leave what becomes free to this one
         return admitted

@@ -1,31 +1,32 @@
-"""The loop that drives a plan: ready set, admission, retries, waiting for others, cancellation.
+"""The loop that drives a run: admission, retries, waiting for others, cancellation, and a guide that may add nodes.
 
 It knows no process and no clock of its own: executor and clock are passed in, so the same code runs inline, on Ray and in
-virtual time. What happened goes out as events, in the order in which it happened.
+virtual time. Who waits for whom is the graph's. What happened goes out as events, in the order in which it happened.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.executors.base import Executor, MachineShape
-from orchestrator.engine.units import State, Unit, build_units
-from orchestrator.engine.work import Ending, InputRef, Outcome, Work
+from orchestrator.engine.graph import Graph
+from orchestrator.engine.guide import Guide, NoGuide
+from orchestrator.engine.units import GroupState, Origin, State, Unit, order_for
+from orchestrator.engine.work import Ending, Outcome, Work
 from orchestrator.errors import PlanError
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import now_text
-from orchestrator.workflow.plan import Plan, Status, unmet_condition
+from orchestrator.workflow.plan import Plan, PlanNode, unmet_condition
+from orchestrator.workflow.spec import Resources
 
 TICK_S = 0.25
 MAX_BUSY_WAIT_S = 1.0
 MAX_BACKOFF_S = 60.0
 RETRIED = (Ending.LOST, Ending.NO_MEMORY, Ending.STORAGE)
-_FINAL = (State.DONE, State.FAILED, State.BLOCKED, State.SKIPPED)
 
 Event = dict[str, Any]
 
@@ -45,7 +46,7 @@ class RunOptions:
 
 
 class Scheduler:
-    """Drives one plan to its end with one executor."""
+    """Drives one plan, and what its guide adds, to the end with one executor."""
 
     def __init__(
         self,
@@ -62,8 +63,8 @@ class Scheduler:
         is_cancel_asked: Callable[[], bool] = lambda: False,
         options: RunOptions = RunOptions(),
         provenance: Mapping[str, Any] | None = None,
+        guide: Guide | None = None,
     ) -> None:
-        self.plan = plan
         self.run = run
         self.executor = executor
         self.admission = Admission(shapes, max_at_once=executor.max_at_once)
@@ -75,31 +76,106 @@ class Scheduler:
         self.is_cancel_asked = is_cancel_asked
         self.options = options
         self.provenance = provenance or {}
-        self.units = build_units(plan)
+        self.guide = guide or NoGuide()
+        self.graph = Graph(self._event)
         self.running: dict[str, Unit] = {}
         self.waiting: dict[str, Unit] = {}  # BUSY or DELAYED: looked at again at `wake_at`
         self.forced_since = now_text()
         self.cancelled_at: float | None = None
-        self.failed = False
         self._killed = False
+        self._is_looking = False
+        self._look_error: Exception | None = None
         self._events: list[Event] = []
-        self._newly_ready: deque[Unit] = deque()
+        for unit in self.graph.enter(plan.nodes.values(), group=""):
+            self.graph.link(unit)
+
+    @property
+    def units(self) -> Mapping[str, Unit]:
+        """Every node of the run, by label."""
+        return self.graph.units
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more is started: the run was asked to stop, or has failed without --keep-going."""
+        return self.cancelled_at is not None or (self.graph.has_failed and not self.options.keep_going)
+
+    # What a guide may ask for
+
+    def add(self, nodes: Iterable[PlanNode], *, group: str = "") -> None:
+        """Add planned nodes, in an order in which they can run; their parents are in the run already or among them.
+
+        A label that is there with the same key is left alone, unless it was cancelled: then it is asked for again. A key that
+        another node makes or has made is shared. A node of a group that fails does not fail the run. One that fits no machine
+        fails; for the first plan `drive` refuses. Raises ValueError for a label with another key, or an unknown parent.
+        """
+        assert not self._is_looking, "a look from inside a stage may only abandon"
+        entered = self.graph.enter(nodes, group=group)
+        if not entered:
+            return
+        self.note("nodes_added", nodes=[unit.plan_row for unit in entered])
+        for unit in entered:
+            reason = self._reason_infeasible(unit)
+            if reason:
+                self.graph.fail(unit, attempt=0, ending="failed", error=reason, error_type="PlanError", trace="", host="")
+            else:
+                self.graph.link(unit)
+
+    def abandon(self, group: str) -> None:
+        """Nobody wants the group's nodes any more: what no other open node needs is cancelled, and keeps what it had saved."""
+        self.graph.abandon(group)
+        self._drop_unwanted()
+
+    def note(self, kind: str, **details: Any) -> None:
+        """Emit an event of the guide's own, in order with the others."""
+        self._events.append({"type": kind, **details})
+
+    def group_state(self, group: str) -> GroupState:
+        """Where a group stands; costs nothing."""
+        return self.graph.groups[group].state
+
+    def room_for(self, requests: Iterable[Resources]) -> int:
+        """How many nodes with the largest of these requests run at once; at least 1."""
+        return self.admission.room_for(requests)
+
+    def metrics_of(self, label: str) -> Mapping[str, Any]:
+        """Metrics and measurements of a node that is done; empty before."""
+        return self.units[label].metrics
+
+    def error_of(self, label: str) -> str:
+        """Why a node failed, or which failed one it needed; empty if it did not."""
+        return self.units[label].error
+
+    def seconds_of(self, label: str) -> float:
+        """Seconds that attempts at this very node took in this run, failed and stopped ones too; 0.0 for hits and shares."""
+        return self.units[label].spent_s
+
+    def folder_of(self, label: str) -> str:
+        """The ledger's folder of a node's progress: while it leaves the work to another node, of that one."""
+        unit = self.units[label]
+        return (self.units[unit.maker] if unit.maker and not unit.attempt else unit).folder
+
+    # The loop
 
     def drive(self) -> State:
         """Run to the end; returns DONE, FAILED or CANCELLED. Raises PlanError before anything runs if a node fits nowhere."""
         self._refuse_infeasible()
-        self._newly_ready.extend(u for u in self.units.values() if u.state is State.PENDING and not u.open_parents)
         while True:
             self._heed_cancel()
+            num_changes = self.graph.num_changes
+            more_may_come = self.guide.advance(self)
             self._wake_waiting()
-            while self._newly_ready:  # a queue, not recursion: chains may be thousands long
-                self._make_ready(self._newly_ready.popleft())
-            if self.cancelled_at is None and not (self.failed and not self.options.keep_going):
+            while self.graph.ready:
+                self._make_ready(self.graph.ready.popleft())
+            self._drop_unwanted()
+            if not self.is_ending:
                 self._admit()
             self._flush()
-            if not self.running and not (self.waiting and self._may_start()):
+            if not self.running and (self.is_ending or not (self.waiting or more_may_come)):
                 break
-            ended = self.executor.poll(self._timeout_s())
+            guide_has_news = more_may_come and self.graph.num_changes != num_changes
+            ended = self.executor.poll(0.0 if guide_has_news else self._timeout_s(), meanwhile=self._look)
+            if self._look_error is not None:
+                raise self._look_error
             self._heed_cancel()  # an executor that blocks this loop may have stopped its node for it
             for work, outcome in ended:
                 self._handle(self.units[work.label], work, outcome)
@@ -108,18 +184,30 @@ class Scheduler:
             self.tick()
         return self._finish()
 
-    def _may_start(self) -> bool:
-        return self.cancelled_at is None and (not self.failed or self.options.keep_going)
+    def _look(self) -> None:
+        """Let the guide abandon what runs inside `poll`; its own failure must not pass for the stage's."""
+        self._is_looking = True
+        try:
+            self.guide.look(self)
+        except Exception as error:  # noqa: BLE001 - raised again where the stage has ended
+            self._look_error = error
+            for label in self.running:
+                self.executor.cancel(label)
+        self._is_looking = False
+
+    def _reason_infeasible(self, unit: Unit) -> str:
+        if unit.state is not State.PENDING:
+            return ""
+        reason = self.admission.reason_infeasible(unit.node.asked.resources)
+        return f'node "{unit.label}" can never run here: {reason}' if reason else ""
 
     def _refuse_infeasible(self) -> None:
         for unit in self.units.values():
-            if unit.state is State.PENDING:
-                reason = self.admission.reason_infeasible(unit.node.asked.resources)
-                if reason:
-                    raise PlanError(
-                        f'node "{unit.label}" can never run here: {reason}',
-                        next_step=f'ask for less under "resources" of node "{unit.node.node}", or use a larger machine',
-                    )
+            reason = self._reason_infeasible(unit)
+            if reason:
+                raise PlanError(
+                    reason, next_step=f'ask for less under "resources" of node "{unit.node.node}", or use a larger machine'
+                )
 
     def _make_ready(self, unit: Unit) -> None:
         if unit.state is not State.PENDING or unit.open_parents:  # closed, or an input was lost again, since it was queued
@@ -129,65 +217,48 @@ class Scheduler:
             label, condition = node.when
             unmet = unmet_condition(condition, self.units[label].metrics)
             if unmet:
-                self._skip(unit, unmet)
+                self.graph.skip(unit, unmet)
                 return
-        if node.status is Status.SHARED:
+        if unit.maker:
             record = self.artifacts.find(node.spec.name, node.key)
             if record is not None:
+                unit.cost_s = record.seconds
                 self._done(unit, {**record.metrics, **record.measurements}, seconds=0.0, ending=Ending.SHARED, run=record.run)
                 return
-        unit.state = State.READY
-        unit.ready_since = self.clock()
-        self.admission.add(unit.label, node.asked.resources)
+        self._queue(unit)
+
+    def _queue(self, unit: Unit) -> None:
+        unit.become(State.READY)
+        self.admission.add(unit.label, unit.node.asked.resources)
 
     def _admit(self) -> None:
         for label in self.admission.admit(self.clock()):
             unit = self.units[label]
-            unit.state = State.RUNNING
+            unit.become(State.RUNNING)
             unit.attempt += 1
             unit.started_at = self.clock()
             unit.stop_asked_at = None
             self.running[label] = unit
             self._event("node_started", unit, attempt=unit.attempt)
-            self.executor.submit(self._work(unit), unit.node.asked.resources)
-
-    def _work(self, unit: Unit) -> Work:
-        node = unit.node
-
-        def reference(label: str) -> InputRef:
-            parent = self.plan.nodes[label]
-            return InputRef(stage=parent.spec.name, key=parent.key, label=label)
-
-        resources = node.asked.resources
-        return Work(
-            run=self.run,
-            label=unit.label,
-            folder=unit.folder,
-            stage=node.spec.name,
-            key=node.key,
-            identity=node.identity,
-            settings=node.settings.model_dump(mode="json", exclude_unset=True),
-            seed=node.seed,
-            inputs={
-                port: reference(value) if isinstance(value, str) else [reference(label) for label in value]
-                for port, value in node.inputs.items()
-            },
-            attempt=unit.attempt,
-            num_threads=max(1, int(resources.cpus)),
-            use_gpu=resources.gpus > 0,
-            forced_since=self.forced_since if node.forced else "",
-            stale_lease=unit.stale_lease,
-            timeout_s=node.asked.timeout,
-            provenance=self.provenance,
-        )
+            work = order_for(unit, self.units, run=self.run, forced_since=self.forced_since, provenance=self.provenance)
+            self.executor.submit(work, unit.node.asked.resources)
 
     def _handle(self, unit: Unit, work: Work, outcome: Outcome) -> None:
         del self.running[unit.label]
         self.admission.release(unit.label)
+        was_unwanted, unit.unwanted_at = unit.unwanted_at is not None, None
+        if outcome.ending not in (Ending.SHARED, Ending.BUSY):
+            unit.spent_s += outcome.seconds or self.clock() - unit.started_at
         match outcome.ending:
             case Ending.DONE | Ending.SHARED:
+                unit.cost_s = outcome.seconds
                 self._done(unit, outcome.metrics, seconds=outcome.seconds, ending=outcome.ending, size_bytes=outcome.size_bytes,
                            content_digest=outcome.content_digest, host=outcome.host)  # fmt: skip
+            case _ if was_unwanted and not self.graph.is_wanted(unit):
+                self.graph.cancel(unit)
+            case Ending.CANCELLED | Ending.LOST if was_unwanted and self.cancelled_at is None:
+                unit.num_stopped += 1  # asked for again while it stopped: it goes on from what it saved
+                self._queue(unit)
             case Ending.BUSY:
                 unit.attempt -= 1
                 if unit.state is not State.BUSY and not unit.busy_wait_s:
@@ -195,124 +266,58 @@ class Scheduler:
                 unit.busy_wait_s = min(MAX_BUSY_WAIT_S, (unit.busy_wait_s or TICK_S / 8) * 2)
                 self._wait(unit, State.BUSY, unit.busy_wait_s)
             case Ending.CANCELLED if self.cancelled_at is not None:
-                unit.state = State.CANCELLED
-                self._event("node_cancelled", unit)
+                self.graph.cancel(unit)
             case Ending.DAMAGED_INPUT if not unit.repaired_inputs:
-                self._event("attempt_failed", unit, **_error(outcome, work), will_retry=True, delay_s=0.0)
-                self._make_inputs_again(unit)
+                self._event("attempt_failed", unit, **outcome.failure(attempt=work.attempt), will_retry=True, delay_s=0.0)
+                unit.attempt -= 1
+                self.graph.make_inputs_again(unit, is_there=self._is_there)
             case _:
                 self._attempt_failed(unit, work, outcome)
 
+    def _is_there(self, unit: Unit) -> bool:
+        return self.artifacts.find(unit.node.spec.name, unit.node.key) is not None
+
     def _attempt_failed(self, unit: Unit, work: Work, outcome: Outcome) -> None:
         retry = unit.node.asked.retry
-        ending = "timeout" if self._ran_too_long(unit, outcome) else outcome.ending.value
+        ending = "timeout" if unit.ran_too_long(outcome, now_s=self.clock()) else outcome.ending.value
         if self.cancelled_at is not None:
-            unit.state = State.CANCELLED
-            self._event("node_cancelled", unit)
+            self.graph.cancel(unit)
             return
+        num_tried = unit.attempt - unit.num_stopped
         again = outcome.ending in RETRIED or (
             outcome.ending is Ending.FAILED and retry.on_error and not unit.is_hopeless(outcome)
         )
-        again = again and ending != "timeout" and unit.attempt < retry.attempts
-        delay_s = min(MAX_BACKOFF_S, retry.backoff * 2 ** (unit.attempt - 1)) if again else 0.0
-        details = {**_error(outcome, work), "ending": ending}
+        again = again and ending != "timeout" and num_tried < retry.attempts
+        delay_s = min(MAX_BACKOFF_S, retry.backoff * 2 ** (num_tried - 1)) if again else 0.0
+        details = {**outcome.failure(attempt=work.attempt), "ending": ending}
         if ending == "timeout":
             details["error"] = f"ran longer than its timeout of {unit.node.asked.timeout:g} s"
         self._event("attempt_failed", unit, **details, will_retry=again, delay_s=delay_s)
         if again:
             self._wait(unit, State.DELAYED, delay_s)
-            return
-        unit.state = State.FAILED
-        self.failed = True
-        self._event("node_failed", unit, **details)
-        self._block_below(unit)
-
-    def _ran_too_long(self, unit: Unit, outcome: Outcome) -> bool:
-        """Whether the attempt ended because of its timeout, noticed here or by an executor that blocks this loop."""
-        timeout_s = unit.node.asked.timeout
-        return unit.stop_asked_at is not None or (
-            outcome.ending is Ending.CANCELLED and timeout_s is not None and self.clock() - unit.started_at > timeout_s
-        )
-
-    def _make_inputs_again(self, unit: Unit) -> None:
-        """An input's bytes were found damaged; the worker has set it aside. Make what is missing again, then this node."""
-        unit.repaired_inputs = True
-        unit.state = State.PENDING
-        unit.attempt -= 1
-        for label in unit.input_labels:
-            parent = self.units[label]
-            if parent.state is State.DONE and self.artifacts.find(parent.node.spec.name, parent.node.key) is not None:
-                continue
-            unit.waits_for(parent)
-            if parent.state is State.DONE:
-                self._reopen(parent)
-        if not unit.open_parents:
-            self._newly_ready.append(unit)
-
-    def _reopen(self, unit: Unit) -> None:
-        """A finished node whose artifact is gone: it runs again, and what is still pending below waits for it again."""
-        unit.state = State.PENDING
-        for label in unit.children:
-            if self.units[label].state is State.PENDING:
-                self.units[label].open_parents.add(unit.label)
-        for label in unit.node.parents:
-            parent = self.units[label]
-            if parent.state in (State.FAILED, State.BLOCKED, State.SKIPPED):  # it was a hit, and cannot be made any more
-                unit.state = State.BLOCKED
-                self.failed = True
-                self._event("node_blocked", unit, by=parent.label)
-                self._block_below(unit)
-                return
-            if parent.state is not State.DONE:
-                unit.waits_for(parent)
-        if not unit.open_parents:
-            self._newly_ready.append(unit)
+        else:
+            self.graph.fail(unit, **details)
 
     def _done(self, unit: Unit, metrics: Mapping[str, Any], *, seconds: float, ending: Ending, **details: Any) -> None:
-        unit.state = State.DONE
         unit.metrics = metrics
+        unit.origin = Origin.MADE if ending is Ending.DONE else Origin.SHARED
         self._event("node_done", unit, ending=ending.value, seconds=seconds, metrics=dict(metrics), **details)
-        for label in unit.children:
-            child = self.units[label]
-            if child.state is State.PENDING:
-                self._settle(child, unit)
+        self.graph.done(unit)
 
-    def _settle(self, child: Unit, parent: Unit) -> None:
-        child.open_parents.discard(parent.label)
-        if not child.open_parents:
-            self._newly_ready.append(child)
-
-    def _skip(self, unit: Unit, why: str) -> None:
-        unit.state = State.SKIPPED
-        self._event("node_skipped", unit, why=why)
-        for child, parent in self._close_below(unit, State.SKIPPED):
-            self._event("node_skipped", child, why=f"needs {parent.label}, which is skipped")
-
-    def _block_below(self, unit: Unit) -> None:
-        for child, _ in self._close_below(unit, State.BLOCKED):
-            self._event("node_blocked", child, by=unit.label)
-
-    def _close_below(self, unit: Unit, state: State) -> Iterator[tuple[Unit, Unit]]:
-        """Put every pending node below `unit` into `state`; yields each with the parent that closed it.
-
-        A node that only left its work to a closed one does the work itself, unless the work itself is what failed.
-        """
-        waiting = deque([unit])
-        while waiting:
-            parent = waiting.popleft()
-            for label in parent.children:
-                child = self.units[label]
-                if child.state is not State.PENDING:
-                    continue
-                if child.maker == parent.label and parent.state is not State.FAILED and parent.label not in child.node.parents:
-                    self._settle(child, parent)
-                    continue
-                child.state = state
-                waiting.append(child)
-                yield child, parent
+    def _drop_unwanted(self) -> None:
+        """Cancel what nobody wants: at once what does not run, and what runs by asking it to stop."""
+        for unit in self.graph.take_unwanted():
+            if unit.state is State.RUNNING:
+                unit.unwanted_at = self.clock()
+                self.executor.cancel(unit.label)
+                continue
+            if unit.state is State.READY:
+                self.admission.withdraw(unit.label)
+            self.waiting.pop(unit.label, None)
+            self.graph.cancel(unit)
 
     def _wait(self, unit: Unit, state: State, delay_s: float) -> None:
-        unit.state = state
+        unit.become(state)
         unit.wake_at = self.clock() + delay_s
         self.waiting[unit.label] = unit
 
@@ -330,13 +335,12 @@ class Scheduler:
                         continue
                 else:
                     del self.waiting[unit.label]
+                    unit.cost_s = record.seconds
                     self._done(unit, {**record.metrics, **record.measurements}, seconds=record.seconds, ending=Ending.SHARED,
                                run=record.run)  # fmt: skip
                     continue
             del self.waiting[unit.label]
-            unit.state = State.READY
-            unit.ready_since = now
-            self.admission.add(unit.label, unit.node.asked.resources)
+            self._queue(unit)
 
     def _timeout_s(self) -> float:
         if not self.waiting:
@@ -359,40 +363,29 @@ class Scheduler:
         now = self.clock()
         for unit in self.running.values():
             timeout_s = unit.node.asked.timeout
-            if timeout_s is None:
+            if timeout_s is None and unit.unwanted_at is None:
                 continue
-            if unit.stop_asked_at is None and now - unit.started_at > timeout_s:
+            if timeout_s is not None and unit.stop_asked_at is None and now - unit.started_at > timeout_s:
                 unit.stop_asked_at = now
                 self.executor.cancel(unit.label)
-            elif unit.stop_asked_at is not None and now - unit.stop_asked_at > self.options.grace_s:
+            asked_at = [at for at in (unit.stop_asked_at, unit.unwanted_at) if at is not None]
+            if asked_at and now - min(asked_at) > self.options.grace_s:
                 self.executor.kill(unit.label)
 
     def _finish(self) -> State:
+        left = [unit for unit in self.units.values() if unit.is_open]
         if self.cancelled_at is not None:
-            for unit in self.units.values():
-                if unit.state in (State.PENDING, State.READY, State.BUSY, State.DELAYED):
-                    unit.state = State.CANCELLED
+            for unit in left:
+                unit.become(State.CANCELLED)
             return State.CANCELLED
-        if self._may_start():
-            left = [unit.label for unit in self.units.values() if unit.state not in _FINAL]
-            assert not left, f"the run ended before these nodes did: {left}"
-        return State.FAILED if self.failed else State.DONE
+        if not self.is_ending:
+            assert not left, f"the run ended before these nodes did: {[unit.label for unit in left]}"
+        return State.FAILED if self.graph.has_failed else State.DONE
 
     def _event(self, kind: str, unit: Unit, **details: Any) -> None:
-        self._events.append({"type": kind, "node": unit.label, "key": unit.node.key, **details})
+        self.note(kind, node=unit.label, key=unit.node.key, **details)
 
     def _flush(self) -> None:
         if self._events:
             events, self._events = self._events, []
             self.emit(events)
-
-
-def _error(outcome: Outcome, work: Work) -> Event:
-    return {
-        "attempt": work.attempt,
-        "ending": outcome.ending.value,
-        "error": outcome.error,
-        "error_type": outcome.error_type,
-        "trace": outcome.trace,
-        "host": outcome.host,
-    }

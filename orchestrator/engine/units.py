@@ -1,15 +1,16 @@
-"""The scheduler's own view of a plan node: its state, how often it was tried, and who waits for it."""
+"""The scheduler's own view of a plan node: its state, how often it was tried, and who waits for it; and of a group of them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.engine.work import Outcome
+from orchestrator.engine.work import Ending, InputRef, Outcome, Work
 from orchestrator.store.ledger import node_folder
-from orchestrator.workflow.plan import Plan, PlanNode, Status
+from orchestrator.workflow.plan import PlanNode
 
 HOPELESS = ("TrainingDiverged", "ValidationError", "ValueError", "TypeError", "ImportError", "ModuleNotFoundError")
 """Exceptions that the same settings raise again: trying once more is a waste even where a node asks for it."""
@@ -30,25 +31,86 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
+FINAL = (State.DONE, State.FAILED, State.BLOCKED, State.SKIPPED, State.CANCELLED)
+
+
+class Origin(StrEnum):
+    """Where a node's artifact came from, as far as this run is concerned; NONE until there is one."""
+
+    NONE = ""
+    HIT = "hit"  # it stood in the store when the node was added
+    MADE = "made"  # an attempt at this very node made it
+    SHARED = "shared"  # another node of this run, or another run, made it meanwhile
+
+
+class GroupState(StrEnum):
+    """Where a group of nodes (a trial) stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 @dataclass
+class Group:
+    """Nodes that were asked for together: counts of their states, kept as they change, so that asking costs nothing."""
+
+    name: str
+    labels: list[str] = field(default_factory=list)
+    counts: Counter[State] = field(default_factory=Counter)
+    num_open: int = 0
+    abandoned_as: GroupState | None = None
+
+    @property
+    def state(self) -> GroupState:
+        """Running while any of its nodes may yet come to something; an abandoned group has ended, whatever still stops."""
+        if self.abandoned_as is not None:
+            return self.abandoned_as
+        if self.num_open:
+            return GroupState.RUNNING
+        if self.counts[State.FAILED] or self.counts[State.BLOCKED]:
+            return GroupState.FAILED
+        return GroupState.CANCELLED if self.counts[State.CANCELLED] else GroupState.DONE
+
+    def abandon(self) -> None:
+        """Nobody wants what is still open; a group that has ended already stays as it ended."""
+        if self.num_open and self.abandoned_as is None:
+            failed = self.counts[State.FAILED] or self.counts[State.BLOCKED]
+            self.abandoned_as = GroupState.FAILED if failed else GroupState.CANCELLED
+
+
+@dataclass(eq=False)
 class Unit:
     """One node while its plan is driven."""
 
     node: PlanNode
-    index: int
+    index: int  # larger than that of every node it waits for
+    group: Group
     state: State = State.PENDING
+    is_asked_for: bool = True  # False: only other nodes may still want it
     open_parents: set[str] = field(default_factory=set)
     children: dict[str, None] = field(default_factory=dict)  # by label, in the plan's order
     maker: str = ""  # the node with the same key that this one leaves the work to
+    origin: Origin = Origin.NONE
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    cost_s: float = 0.0  # what the artifact took to make, by whomever
+    spent_s: float = 0.0  # what attempts at this node took in this run, whatever came of them
     attempt: int = 0
-    ready_since: float = 0.0
+    num_stopped: int = 0  # attempts that ended because nobody wanted them: they do not count against `retry`
     started_at: float = 0.0
-    stop_asked_at: float | None = None
+    stop_asked_at: float | None = None  # because of its timeout
+    unwanted_at: float | None = None  # since then its attempt is asked to stop because nobody wants it
     wake_at: float = 0.0
     busy_wait_s: float = 0.0
     stale_lease: str = ""
     repaired_inputs: bool = False
+
+    def __post_init__(self) -> None:
+        self.group.labels.append(self.label)
+        self.group.counts[self.state] += 1
+        self.group.num_open += 1
 
     @property
     def label(self) -> str:
@@ -59,13 +121,39 @@ class Unit:
         return node_folder(self.node.node, self.node.key)
 
     @property
+    def plan_row(self) -> list[str]:
+        """The node as the ledger lists it: label, node, stage, key, status in its plan, group."""
+        node = self.node
+        return [node.label, node.node, node.spec.name, node.key, node.status.value, self.group.name]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may yet run or end otherwise."""
+        return self.state not in FINAL
+
+    @property
     def input_labels(self) -> list[str]:
         """Labels of the nodes whose artifacts this one reads (it may wait for others, too)."""
         return [label for value in self.node.inputs.values() for label in ([value] if isinstance(value, str) else value)]
 
+    def become(self, state: State) -> None:
+        """Enter a state; its group's counts follow."""
+        group = self.group
+        group.counts[self.state] -= 1
+        group.counts[state] += 1
+        group.num_open += (state not in FINAL) - (self.state not in FINAL)
+        self.state = state
+
     def is_hopeless(self, outcome: Outcome) -> bool:
         """Whether the same attempt would only fail in the same way again."""
         return outcome.error_type in HOPELESS
+
+    def ran_too_long(self, outcome: Outcome, *, now_s: float) -> bool:
+        """Whether the attempt ended because of its timeout, noticed by the scheduler or by an executor that blocks it."""
+        timeout_s = self.node.asked.timeout
+        return self.stop_asked_at is not None or (
+            outcome.ending is Ending.CANCELLED and timeout_s is not None and now_s - self.started_at > timeout_s
+        )
 
     def waits_for(self, parent: Unit) -> None:
         """Do not start before `parent` is done."""
@@ -73,23 +161,32 @@ class Unit:
         parent.children[self.label] = None
 
 
-def build_units(plan: Plan) -> dict[str, Unit]:
-    """Units by label, hits done and skips skipped, with the parents that are still open."""
-    makers: dict[str, str] = {}
-    units: dict[str, Unit] = {}
-    for index, (label, node) in enumerate(plan.nodes.items()):
-        unit = units[label] = Unit(node, index)
-        if node.status is Status.HIT and node.record is not None:
-            unit.state = State.DONE
-            unit.metrics = {**node.record.metrics, **node.record.measurements}
-        elif node.status is Status.SKIP:
-            unit.state = State.SKIPPED
-            continue
-        else:
-            unit.maker = makers.get(node.key, "") if node.status is Status.SHARED else ""
-            for parent in dict.fromkeys([*node.parents, *filter(None, [unit.maker])]):
-                if units[parent].state is not State.DONE:
-                    unit.waits_for(units[parent])
-        if node.when is None:
-            makers.setdefault(node.key, label)
-    return units
+def order_for(unit: Unit, units: Mapping[str, Unit], *, run: str, forced_since: str, provenance: Mapping[str, Any]) -> Work:
+    """The order to run a unit's next attempt."""
+    node, resources = unit.node, unit.node.asked.resources
+
+    def reference(label: str) -> InputRef:
+        parent = units[label].node
+        return InputRef(stage=parent.spec.name, key=parent.key, label=label)
+
+    return Work(
+        run=run,
+        label=unit.label,
+        folder=unit.folder,
+        stage=node.spec.name,
+        key=node.key,
+        identity=node.identity,
+        settings=node.settings.model_dump(mode="json", exclude_unset=True),
+        seed=node.seed,
+        inputs={
+            port: reference(value) if isinstance(value, str) else [reference(label) for label in value]
+            for port, value in node.inputs.items()
+        },
+        attempt=unit.attempt,
+        num_threads=max(1, int(resources.cpus)),
+        use_gpu=resources.gpus > 0,
+        forced_since=forced_since if node.forced else "",
+        stale_lease=unit.stale_lease,
+        timeout_s=node.asked.timeout,
+        provenance=provenance,
+    )

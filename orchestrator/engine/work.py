@@ -88,6 +88,17 @@ class Outcome:
     host: str = ""
     process_id: int = 0
 
+    def failure(self, *, attempt: int) -> dict[str, Any]:
+        """What an event says of an attempt that came to nothing."""
+        return {
+            "attempt": attempt,
+            "ending": self.ending.value,
+            "error": self.error,
+            "error_type": self.error_type,
+            "trace": self.trace,
+            "host": self.host,
+        }
+
     def to_json(self) -> str:
         """As text, for another process."""
         return json.dumps(vars(self), default=vars)

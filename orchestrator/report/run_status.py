@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,13 +27,14 @@ _NODE_STATES = {
 
 @dataclass
 class NodeStatus:
-    """One node of a run. `state` is hit, planned, or what the last event made of it."""
+    """One node of a run. `state` is hit, planned, or what the last event made of it; `group` the trial that it is part of."""
 
     label: str
     node: str
     stage: str
     key: str
     state: str
+    group: str = ""
     attempt: int = 0
     started: str = ""
     ended: str = ""
@@ -82,6 +83,8 @@ class RunStatus:
                 self.ended, self.state, self.seconds = event.get("time", ""), event["state"], event.get("seconds", 0.0)
                 self.error = event.get("error", "")
                 self._close_nodes("cancelled" if self.state == "cancelled" else "interrupted")
+            elif kind == "nodes_added":
+                self.nodes = {**self.nodes, **_nodes_of_plan(event["nodes"])}  # anew: other threads may be reading it
             elif kind in _NODE_STATES and event["node"] in self.nodes:
                 _apply_to_node(self.nodes[event["node"]], event)
 
@@ -108,6 +111,15 @@ def submit_command(request: Mapping[str, Any]) -> str:
     return shlex.join(["orchestrator", "submit", request["file"], *words])
 
 
+def _nodes_of_plan(rows: Iterable[Sequence[str]]) -> dict[str, NodeStatus]:
+    """Nodes as a plan has them, by label; rows of nodes that were added later end with their group."""
+    states = {"HIT": "hit", "SKIP": "skipped"}
+    return {
+        label: NodeStatus(label, node, stage, key, states.get(status, "planned"), group="".join(group))
+        for label, node, stage, key, status, *group in rows
+    }
+
+
 def _apply_to_node(node: NodeStatus, event: Mapping[str, Any]) -> None:
     kind = event["type"]
     node.state = _NODE_STATES[kind]
@@ -132,13 +144,9 @@ def read_run_status(store: Store, run: str) -> RunStatus:
     ledger = Ledger(store)
     request = ledger.request(run)
     content = request.content
-    nodes = {
-        label: NodeStatus(label, node, stage, key, "hit" if status == "HIT" else "skipped" if status == "SKIP" else "planned")
-        for label, node, stage, key, status in content["plan"]
-    }
     status = RunStatus(
-        id=run, created=request.created, workflow=content["workflow"], file=content["file"], state="starting", nodes=nodes,
-        request=content,
+        id=run, created=request.created, workflow=content["workflow"], file=content["file"], state="starting",
+        nodes=_nodes_of_plan(content["plan"]), request=content,
     )  # fmt: skip
     _read_further(status, ledger)
     if status.state not in FINAL_STATES and Leases(store, run=run).holder(f"run-{run}") is None:

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from virtual import trial_nodes
 
 from orchestrator import api
 from orchestrator.engine import cluster
 from orchestrator.engine.executors.ray import RayExecutor
-from orchestrator.engine.scheduler import RunOptions
+from orchestrator.engine.scheduler import RunOptions, Scheduler
+from orchestrator.engine.units import GroupState
 from orchestrator.store.lease import Leases
+from orchestrator.workflow.plan import Plan
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -223,3 +226,35 @@ def test_what_can_never_fit_is_refused(run_on_ray: Run) -> None:
     """Ray itself would wait for ever."""
     with pytest.raises(api.OrchestratorError, match="can never run here: it asks for 64 CPU"):
         run_on_ray("a: {stage: probe.echo, resources: {cpus: 64}}")
+
+
+def test_a_trial_that_is_abandoned_goes_on_from_its_checkpoint_when_asked_for_again(ray: Any, workspace, plan_text) -> None:
+    """A search that stops a trial early pays for its seconds once, whoever asks for the rest."""
+    plan = plan_text(HEAD + "  a: {stage: probe.sleep, params: {seconds: 3}}\n")
+    executor = SharedRay(workspace.store, "guided", ray)
+
+    class Guide:
+        num_abandoned = 0
+
+        def advance(self, scheduler: Scheduler) -> bool:
+            if "t1" not in scheduler.graph.groups:
+                scheduler.add(trial_nodes(plan, "t1"), group="t1")
+            lines, _ = workspace.ledger.progress("guided", scheduler.folder_of("search/t1/a"))
+            if lines and lines[-1]["step"] >= 15 and not self.num_abandoned:
+                self.num_abandoned += 1
+                scheduler.abandon("t1")
+                scheduler.add(trial_nodes(plan, "t2"), group="t2")  # the stopped attempt still runs
+            return scheduler.group_state("t1") is GroupState.RUNNING
+
+        def look(self, scheduler: Scheduler) -> None:
+            raise AssertionError("nothing runs in this thread")
+
+    leases = Leases(workspace.store, run="guided")
+    scheduler = Scheduler(
+        Plan(plan.checked, {}), run="guided", executor=executor, shapes=executor.start(), artifacts=workspace.artifacts,
+        leases=leases, clock=time.monotonic, emit=lambda _events: None, guide=Guide(),
+    )  # fmt: skip
+    assert scheduler.drive() is api.State.DONE
+    executor.close()
+    assert (scheduler.group_state("t1"), scheduler.group_state("t2")) == (GroupState.CANCELLED, GroupState.DONE)
+    assert scheduler.metrics_of("search/t2/a")["num_steps_resumed"] >= 15

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.engine.admission import request_amounts
 from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.guide import Guide
 from orchestrator.engine.scheduler import Event, RunOptions, Scheduler
 from orchestrator.engine.units import State
 from orchestrator.engine.work import Ending, Outcome, Work
 from orchestrator.store.artifacts import Record
 from orchestrator.store.lease import Holder
-from orchestrator.workflow.plan import Plan
+from orchestrator.workflow.plan import Plan, PlanNode
 from orchestrator.workflow.spec import Resources
 
 NEVER_S = float("inf")
@@ -103,8 +105,9 @@ class VirtualMachine:
         self._end_at(self.now_s + attempt.seconds, work.label)
         self._check_capacity()
 
-    def poll(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
+    def poll(self, timeout_s: float, *, meanwhile: Callable[[], None]) -> list[tuple[Work, Outcome]]:
         """Advance to the next ending, or by the timeout if that comes first."""
+        del meanwhile  # the scheduler is free while nodes run
         self.num_turns += 1
         until_s = self.now_s + timeout_s
         while self._ends and (self._is_over(self._ends[0]) or self._ends[0][0] == NEVER_S):
@@ -220,12 +223,26 @@ def drive(
     *,
     options: RunOptions | None = None,
     is_cancel_asked: Callable[[], bool] = lambda: False,
+    guide: Guide | None = None,
 ) -> tuple[State, Scheduler]:
     """Drive a plan to its end on the machine; hits of the plan are in its store from the start."""
     for node in plan.nodes.values():
         if node.record is not None:
             machine.done.setdefault(node.key, node.record)
-    scheduler = Scheduler(
+    scheduler = scheduler_of(plan, machine, options=options, is_cancel_asked=is_cancel_asked, guide=guide)
+    return scheduler.drive(), scheduler
+
+
+def scheduler_of(
+    plan: Plan,
+    machine: VirtualMachine,
+    *,
+    options: RunOptions | None = None,
+    is_cancel_asked: Callable[[], bool] = lambda: False,
+    guide: Guide | None = None,
+) -> Scheduler:
+    """A scheduler on the machine, not yet driven."""
+    return Scheduler(
         plan,
         run="run",
         executor=machine,
@@ -236,5 +253,43 @@ def drive(
         emit=machine.events.extend,
         is_cancel_asked=is_cancel_asked,
         options=options or RunOptions(),
+        guide=guide,
     )
-    return scheduler.drive(), scheduler
+
+
+class ScriptedGuide:
+    """Does what its script says at the given moments of the machine's time; more may come until the last is done."""
+
+    def __init__(self, machine: VirtualMachine, actions: Sequence[tuple[float, Callable[[Scheduler], object]]]) -> None:
+        self._machine = machine
+        self._actions = deque(sorted(actions, key=lambda action: action[0]))
+
+    def advance(self, scheduler: Scheduler) -> bool:
+        while self._actions and self._machine.now_s >= self._actions[0][0]:
+            self._actions.popleft()[1](scheduler)
+        return bool(self._actions)
+
+    def look(self, scheduler: Scheduler) -> None:
+        """Nodes of this machine run beside the scheduler."""
+
+
+def trial_nodes(plan: Plan, trial: str, *, outer: Collection[str] = ()) -> list[PlanNode]:
+    """The plan's nodes as those of a trial: labelled search/TRIAL/NODE, save for the outer ones, which are left out."""
+
+    def renamed(label: str) -> str:
+        return label if label in outer else f"search/{trial}/{label}"
+
+    return [
+        replace(
+            node,
+            label=renamed(label),
+            inputs={
+                port: renamed(value) if isinstance(value, str) else tuple(renamed(each) for each in value)
+                for port, value in node.inputs.items()
+            },
+            after=tuple(renamed(each) for each in node.after),
+            when=(renamed(node.when[0]), node.when[1]) if node.when else None,
+        )
+        for label, node in plan.nodes.items()
+        if label not in outer
+    ]

@@ -4,7 +4,7 @@ decides nothing: no retries, no order, no admission.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,8 +34,12 @@ class Executor(Protocol):
     def submit(self, work: Work, resources: Resources) -> None:
         """Begin an attempt; returns at once."""
 
-    def poll(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
-        """Attempts that have ended, waiting up to `timeout_s` for the first; raises ClusterError if the machines are gone."""
+    def poll(self, timeout_s: float, *, meanwhile: Callable[[], None]) -> list[tuple[Work, Outcome]]:
+        """Attempts that have ended, waiting up to `timeout_s` for the first; raises ClusterError if the machines are gone.
+
+        An executor that runs a node inside this very call calls `meanwhile` now and then, where the node may be stopped; it
+        may come back as `cancel`. Others ignore it.
+        """
 
     def cancel(self, label: str) -> None:
         """Ask the node's stage to stop at its next safe point."""

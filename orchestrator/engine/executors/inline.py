@@ -17,6 +17,8 @@ from orchestrator.store.base import Store
 from orchestrator.workflow.spec import Resources
 from stages.contract import Throttle
 
+MEANWHILE_INTERVAL_S = 0.25
+
 
 class InlineExecutor:
     """One node at a time, in the thread that polls."""
@@ -34,6 +36,9 @@ class InlineExecutor:
         self._is_stop_asked = is_stop_asked
         self._run = run
         self._look = Throttle(1.0)
+        self._meanwhile: Callable[[], None] = _do_nothing
+        self._meanwhile_due = Throttle(MEANWHILE_INTERVAL_S)
+        self._num_epochs = 0
 
     def start(self) -> tuple[MachineShape, ...]:
         return (MachineShape(cpus=os.cpu_count() or 1, memory_bytes=physical_memory_bytes()),)
@@ -41,17 +46,19 @@ class InlineExecutor:
     def submit(self, work: Work, resources: Resources) -> None:  # noqa: ARG002 - this process has what it has
         self._queue.append(work)
 
-    def poll(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
+    def poll(self, timeout_s: float, *, meanwhile: Callable[[], None]) -> list[tuple[Work, Outcome]]:
         if not self._queue:
             time.sleep(timeout_s)
             return []
         work = self._queue.popleft()
         self._running = work.label
+        self._meanwhile = meanwhile
         self._deadline_s = math.inf if work.timeout_s is None else time.monotonic() + work.timeout_s
         try:
             return [(work, self._worker.run_work(work))]
         finally:
             self._running = ""
+            self._meanwhile = _do_nothing
             self._cancelled.discard(work.label)
 
     def cancel(self, label: str) -> None:
@@ -64,12 +71,21 @@ class InlineExecutor:
         self._worker.close()
 
     def _is_cancelled(self) -> bool:
-        """Asked from inside the stage, while the scheduler cannot run: so signals, mark and timeout are heeded here too."""
+        """Asked from inside the stage, while the scheduler cannot run: so signals, mark and timeout are heeded here too.
+
+        So is whoever may lose interest in the node: a few times a second, and whenever an epoch has ended.
+        """
         if self._is_stop_asked() or time.monotonic() > self._deadline_s:
             return True
         if self._look.ready() and self._worker.ledger.is_cancel_asked(self._run):
             self._cancelled.add(self._running)
+        if self._meanwhile_due.ready() or self._num_epochs != self._worker.num_epochs:
+            self._num_epochs = self._worker.num_epochs
+            self._meanwhile()
         return self._running in self._cancelled
+
+
+def _do_nothing() -> None: ...
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ class _Host:
     actor: Any
     key: HostKey
     single_use: bool = False
+    ticket: int = 0  # of its present attempt: a cancellation that comes late must not stop the next one
     kill_asked: bool = False
 
 
@@ -44,6 +46,7 @@ class RayExecutor:
         self._idle: list[_Host] = []
         self._busy: dict[Any, tuple[_Host, Work]] = {}
         self._numbers = itertools.count(1)
+        self._tickets = itertools.count(1)
         self._total: Amounts = {}
         self._services: tuple[cluster.Service, ...] = ()
 
@@ -77,10 +80,11 @@ class RayExecutor:
 
     def submit(self, work: Work, resources: Resources) -> None:
         host = self._host(resources)
-        reference = host.actor.run.options(name=f"{self._run}/{work.label}").remote(work.to_json())
+        host.ticket = next(self._tickets)
+        reference = host.actor.run.options(name=f"{self._run}/{work.label}").remote(work.to_json(), host.ticket)
         self._busy[reference] = (host, work)
 
-    def poll(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
+    def poll(self, timeout_s: float, *, meanwhile: Callable[[], None]) -> list[tuple[Work, Outcome]]:  # noqa: ARG002 - it blocks nobody
         references = list(self._busy)
         if not references:
             time.sleep(timeout_s)
@@ -98,7 +102,7 @@ class RayExecutor:
     def cancel(self, label: str) -> None:
         for host, work in self._busy.values():
             if work.label == label:
-                host.actor.cancel.remote(label)
+                host.actor.cancel.remote(host.ticket)
 
     def kill(self, label: str) -> None:
         for host, work in self._busy.values():

@@ -19,27 +19,26 @@ class StageHost:
     """One process of the pool. Every outcome is returned as text; no class of a stage crosses the process boundary."""
 
     def __init__(self, store_url: str, run: str) -> None:
-        self._cancelled: set[str] = set()
-        self._running = ""
+        self._cancelled: set[int] = set()
+        self._running = 0
         self._run = run
         self._worker = Worker(
             open_store(store_url), run=run, capture=_capture_descriptors, is_cancelled=lambda: self._running in self._cancelled
         )
 
-    def run(self, work_json: str) -> str:
-        """Run one node."""
-        work = Work.from_json(work_json)
-        self._running = work.label
+    def run(self, work_json: str, ticket: int) -> str:
+        """Run one node; `ticket` is the number by which this attempt can be cancelled."""
+        self._running = ticket
         try:
-            return self._worker.run_work(work).to_json()
+            return self._worker.run_work(Work.from_json(work_json)).to_json()
         finally:
-            self._running = ""
-            self._cancelled.discard(work.label)
+            self._running = 0
+            self._cancelled.discard(ticket)
 
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
-    def cancel(self, label: str) -> None:
-        """Ask the stage that runs the node to stop at its next safe point."""
-        self._cancelled.add(label)
+    def cancel(self, ticket: int) -> None:
+        """Ask the stage that runs this attempt to stop at its next safe point."""
+        self._cancelled.add(ticket)
 
     def __repr__(self) -> str:
         return f"StageHost({self._run})"
