@@ -7,12 +7,12 @@ so that what is printed can be written into a workflow file and leads to the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from orchestrator.workflow.identity import NotEncodable, canonical_value, encode
+from orchestrator.workflow.identity import canonical_value, encode
+from orchestrator.workflow.search_space import condition_order, finite_values, is_active, is_same, points
 from orchestrator.workflow.sweep_spec import Distribution
 
 DIGITS = 6
@@ -38,15 +38,14 @@ class Space:
 
     def __init__(self, distributions: Mapping[str, Distribution]) -> None:
         self.distributions = dict(sorted(distributions.items()))
-        self.order = _by_condition(self.distributions)
+        self.order, waiting = condition_order(self.distributions)
+        if waiting:
+            raise ValueError(f"the conditions of {', '.join(waiting)} wait for each other")
         self.options = {name: _options(distribution) for name, distribution in self.distributions.items()}
 
     def is_active(self, name: str, values: Mapping[str, Any]) -> bool:
         """Whether the conditions of a parameter hold among the values chosen so far."""
-        return all(
-            other in values and any(_same(values[other], allowed) for allowed in accepted)
-            for other, accepted in self.distributions[name].when.items()
-        )
+        return is_active(name, self.distributions, values)
 
     def fill(self, draw: Draw) -> dict[str, Any]:
         """Values of all active parameters by `draw(name, distribution)`, asked in the order of conditions."""
@@ -64,7 +63,7 @@ class Space:
         options = self.options[name]
         if options is not None:
             low = _low(distribution)
-            return options[min(max(round((value - low) / _step(distribution)), 0), len(options) - 1)]
+            return canonical_value(options[min(max(round((value - low) / _step(distribution)), 0), len(options) - 1)])
         low, high = distribution.uniform or distribution.loguniform or (0.0, 0.0)
         if distribution.uniform is not None:
             rounded = round(value, DIGITS - math.floor(math.log10(high - low))) if high > low else low
@@ -79,7 +78,9 @@ class Space:
 
     def grid(self) -> Iterator[dict[str, Any]]:
         """All points in the order of nested loops over the parameters, the last one fastest; each parameter must be finite."""
-        yield from self._grid({}, 0)
+        options = {name: found for name, found in self.options.items() if found is not None}
+        for point in points(self.distributions, options):
+            yield {name: canonical_value(options[name][point[name]]) for name in self.distributions if name in point}
 
     @cached_property
     def size(self) -> int | None:
@@ -88,19 +89,6 @@ class Space:
             return None
         asked = {other for distribution in self.distributions.values() for other in distribution.when}
         return self._count([name for name in self.order if name in asked], asked, {})
-
-    def _grid(self, values: dict[str, Any], index: int) -> Iterator[dict[str, Any]]:
-        if index == len(self.order):
-            yield {name: values[name] for name in self.distributions if name in values}
-            return
-        name = self.order[index]
-        if not self.is_active(name, values):
-            yield from self._grid(values, index + 1)
-            return
-        options = self.options[name]
-        assert options is not None, f"{name} is continuous"
-        for option in options:
-            yield from self._grid({**values, name: option}, index + 1)
 
     def _count(self, branching: list[str], asked: set[str], values: dict[str, Any]) -> int:
         """Branches only where a condition looks; all else multiplies."""
@@ -113,12 +101,15 @@ class Space:
         return sum(self._count(others, asked, {**values, name: option}) for option in self.options[name] or ())
 
     def _takes(self, name: str, value: Any) -> bool:
-        options = self.options[name]
+        options, distribution = self.options[name], self.distributions[name]
+        if distribution.choice is None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            return False
+        if isinstance(options, range):
+            return value in options
         if options is not None:
-            return any(_same(value, option) for option in options)
-        distribution = self.distributions[name]
+            return any(is_same(value, option) for option in options)
         low, high = distribution.uniform or distribution.loguniform or (math.inf, -math.inf)
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+        return bool(low <= value <= high)
 
 
 def values_text(values: Any) -> str:
@@ -134,37 +125,11 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _same(one: Any, other: Any) -> bool:
-    try:
-        return values_text(one) == values_text(other)
-    except NotEncodable:
-        return False
-
-
-def _by_condition(distributions: Mapping[str, Distribution]) -> tuple[str, ...]:
-    """The same order, except that a parameter comes after those that its conditions ask."""
-    order: list[str] = []
-    left = list(distributions)
-    while left:
-        name = next((name for name in left if all(other in order for other in distributions[name].when)), None)
-        if name is None:
-            raise ValueError(f"the conditions of {', '.join(left)} wait for each other or for a parameter that is not searched")
-        order.append(name)
-        left.remove(name)
-    return tuple(order)
-
-
-def _options(distribution: Distribution) -> tuple[Any, ...] | None:
-    """All values, in order; None where they are continuous."""
-    if distribution.choice is not None:
-        return tuple(canonical_value(value) for value in distribution.choice)
+def _options(distribution: Distribution) -> Sequence[Any] | None:
+    """All values, in order; None where they are continuous. Whole numbers are a range: there may be millions."""
     if distribution.int is not None:
-        low, high = distribution.int
-        return tuple(range(low, high + 1, int(distribution.step or 1)))
-    if distribution.uniform is not None and distribution.step is not None:
-        start, end, step = (Decimal(repr(number)) for number in (*distribution.uniform, distribution.step))
-        return tuple(canonical_value(float(start + index * step)) for index in range(int((end - start) / step) + 1))
-    return None
+        return range(distribution.int[0], distribution.int[1] + 1, max(1, int(distribution.step or 1)))
+    return finite_values(distribution)
 
 
 def _low(distribution: Distribution) -> float:
