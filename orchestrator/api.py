@@ -27,7 +27,8 @@ from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger
 from orchestrator.workflow.check import CheckedWorkflow, check_workflow
 from orchestrator.workflow.load import load_workflow
-from orchestrator.workflow.plan import Plan, Selection, Status, make_plan
+from orchestrator.workflow.plan import Plan, Selection, Status
+from orchestrator.workflow.planning import make_plan
 
 ExecutorName = Literal["ray", "inline"]
 

@@ -91,9 +91,11 @@ def validate(shell: Shell, files: tuple[str, ...], overrides: tuple[str, ...]) -
             report_workflow_error(shell, error)
             documents.append({"file": file, "valid": False, "problems": problem_documents(error)})
         else:
-            nodes = len(checked.loaded.workflow.nodes)
-            documents.append({"file": file, "valid": True, "problems": [], "nodes": nodes})
-            shell.say(f"ok: {file}: {plural(nodes, 'node')}")
+            workflow = checked.loaded.workflow
+            nodes, sweeps = len(workflow.nodes), len(workflow.sweeps)
+            documents.append({"file": file, "valid": True, "problems": [], "nodes": nodes, "sweeps": sweeps})
+            searches = f", {plural(sweeps, 'sweep')}" if sweeps else ""
+            shell.say(f"ok: {file}: {plural(nodes, 'node')}{searches}")
     if shell.as_json:
         shell.document({"files": documents})
     return 0 if all(document["valid"] for document in documents) else EXIT_USAGE

@@ -7,8 +7,10 @@ from typing import Any
 
 from orchestrator.report.text import Column, Style, format_table, plural
 from orchestrator.store.artifacts import Artifacts
+from orchestrator.workflow.count import count_trials
 from orchestrator.workflow.explain import MAX_EXPLAINED, Explainer
-from orchestrator.workflow.plan import Plan, PlanNode, Status
+from orchestrator.workflow.plan import Plan, PlanNode, PlanSweep, Status, SweepStatus
+from orchestrator.workflow.trials import trial_name
 
 MAX_ROWS = 60
 """Plans with more nodes are shown by node name, with counts."""
@@ -20,17 +22,56 @@ def plan_lines(plan: Plan, artifacts: Artifacts, *, place: str, style: Style, wi
     """The table that `plan` prints and that `submit` prints first."""
     explainer = Explainer(plan, artifacts)
     is_explained = len(plan.with_status(Status.RUN)) <= MAX_EXPLAINED
-    lines = [f"{style.paint(plan.name, 'bold')}  {plural(len(plan.nodes), 'node')}   store {place}"]
+    searches = f", {plural(len(plan.sweeps), 'sweep')}" if plan.sweeps else ""
+    lines = [f"{style.paint(plan.name, 'bold')}  {plural(len(plan.nodes), 'node')}{searches}   store {place}"]
+    columns = [Column("STATUS", painted=True), Column("NODE"), Column("KEY"), Column("WHY")]
     if len(plan.nodes) > MAX_ROWS:
         lines += _summary(plan, style=style, width=width)
+        rows = [row for name in plan.checked.order for row in _rows_beside_nodes(plan, name)]
     else:
-        rows = [
-            [node.status.value, node.label, node.key[:KEY_LETTERS], why(explainer, node, is_explained=is_explained)]
-            for node in plan.nodes.values()
-        ]
-        columns = [Column("STATUS", painted=True), Column("NODE"), Column("KEY"), Column("WHY")]
-        lines += format_table(columns, rows, style=style, width=width)
+        rows = []
+        for name in plan.checked.order:
+            rows += _rows_beside_nodes(plan, name)
+            rows += [
+                [node.status.value, node.label, node.key[:KEY_LETTERS], why(explainer, node, is_explained=is_explained)]
+                for node in plan.nodes.values()
+                if node.name == name
+            ]
+    lines += format_table(columns, rows, style=style, width=width) if rows else []
     return [*lines, *drift_lines(plan, style=style), f"{style.paint('total', 'total')}   {totals(plan)}"]
+
+
+def _rows_beside_nodes(plan: Plan, name: str) -> list[list[str]]:
+    """The row of a sweep, and of a name that has no node in the plan."""
+    if name in plan.sweeps:
+        sweep = plan.sweeps[name]
+        return [[sweep.status.value, name, sweep.key[:KEY_LETTERS], sweep_text(sweep)]]
+    if name in plan.later:
+        return [["LATER", name, "", f"after {plan.later[name]}"]]
+    return [["SKIP", name, "", plan.skipped[name]]] if name in plan.skipped else []
+
+
+def sweep_text(sweep: PlanSweep) -> str:
+    """The WHY column of a sweep: what it searches, how much its trials share, and how it ended where it is settled."""
+    settings = sweep.checked.node.sweep
+    count = count_trials(sweep) if sweep.status is SweepStatus.SEARCH else None
+    of_all = f" of {count.trials:,} settings" if count is not None and settings.trials is not None else ""
+    number = settings.trials if settings.trials is not None else count.trials if count is not None else None
+    parts = [f"{plural(number, 'trial')}{of_all}" if number is not None else "the whole grid", settings.sampler.kind]
+    parts.append(plural(len(settings.objectives), "objective"))
+    text = ", ".join(parts)
+    if sweep.result is not None:
+        best = sweep.result.best
+        found = f"best {trial_name(best)}" if best is not None else "no trial meets the constraints"
+        return f"sweep: {found} of {plural(len(sweep.result.trials), 'trial')}, {', '.join(parts[1:])}"
+    if sweep.status is SweepStatus.SKIP:
+        return sweep.note
+    if count is not None:
+        whole = "" if settings.trials is None or settings.trials >= count.trials else "all settings: "
+        text += f"; {whole}{count.nodes:,} nodes, {count.distinct:,} of them different ({count.sharing:.2g}x shared)"
+    else:
+        text += "; what they share cannot be counted before they run"
+    return f"sweep: {text}{f' ({sweep.note})' if sweep.note else ''}"
 
 
 def why(explainer: Explainer, node: PlanNode, *, is_explained: bool = True) -> str:
@@ -55,8 +96,14 @@ def totals(plan: Plan) -> str:
     parts = [f"{count[Status.RUN]} to run", plural(count[Status.HIT], "hit"), f"{count[Status.SHARED]} shared"]
     if count[Status.WAIT]:
         parts.append(f"{count[Status.WAIT]} made by other runs now")
-    if count[Status.SKIP]:
-        parts.append(f"{count[Status.SKIP]} skipped")
+    searches = sum(sweep.status is SweepStatus.SEARCH for sweep in plan.sweeps.values())
+    if searches:
+        parts.append(f"{plural(searches, 'sweep')} to search")
+    if plan.later:
+        parts.append(f"{len(plan.later)} later")
+    skipped = count[Status.SKIP] + len(plan.skipped)
+    if skipped:
+        parts.append(f"{skipped} skipped")
     return ", ".join(parts)
 
 
@@ -84,6 +131,29 @@ def plan_document(plan: Plan, artifacts: Artifacts) -> dict[str, Any]:
             }
             for node in plan.nodes.values()
         ],
+        "sweeps": [_sweep_document(sweep) for sweep in plan.sweeps.values()],
+        "later": dict(plan.later),
+        "skipped": dict(plan.skipped),
+    }
+
+
+def _sweep_document(sweep: PlanSweep) -> dict[str, Any]:
+    settings = sweep.checked.node.sweep
+    count = count_trials(sweep) if sweep.status is SweepStatus.SEARCH else None
+    return {
+        "sweep": sweep.name,
+        "status": sweep.status.value,
+        "key": sweep.key,
+        "family": sweep.family,
+        "trials": settings.trials,
+        "sampler": settings.sampler.kind,
+        "objectives": dict(settings.objectives),
+        "parents": list(sweep.after),
+        "forced": sweep.forced,
+        "best": sweep.result.best if sweep.result is not None else None,
+        "front": list(sweep.result.front) if sweep.result is not None else [],
+        "counted": {"settings": count.trials, "nodes": count.nodes, "distinct": count.distinct} if count is not None else None,
+        "note": sweep.note,
     }
 
 

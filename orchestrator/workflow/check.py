@@ -69,6 +69,7 @@ def check_workflow(loaded: LoadedWorkflow) -> CheckedWorkflow:
     scope = Scope(workflow.nodes, place=("nodes",), findings=findings, unread=loaded.unread)
     for name, sweep in workflow.sweeps.items():
         scope.add_sweep(name, sweep.nodes)
+    scope.sort_by_place()
     checks = {name: NodesCheck(parts) for name, parts in scope.sweeps.items()}
     outer = NodesCheck(scope)
     for check in (outer, *checks.values()):

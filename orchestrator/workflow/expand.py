@@ -4,6 +4,8 @@ A node with `foreach` becomes one instance per combination of the listed values.
 (the node and the name it lists). A port that takes one artifact and refers to an expanded node expands its own node along
 the same axes; two such ports meet where they agree on every axis they share, so `evaluate {model: tune, exported: export}`
 pairs each model with its own file. A port that takes many collects all instances and brings no axes.
+
+The trials of a settled sweep's front are instances on an axis of their own, so a reference `sweep.front.node` expands likewise.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.workflow.references import split_metric
 from orchestrator.workflow.spec import Node
 from stages.contract import StageSpec
 
@@ -47,8 +50,9 @@ def expand_node(
     name: str, node: Node, spec: StageSpec, made: Mapping[str, Sequence[Instance]], texts: dict[Axis, Sequence[str]]
 ) -> list[Instance]:
     """Instances of one node. `made` holds those of all nodes before it; `texts` gives each axis its value labels and grows."""
-    axes = {key: values for key, values in node.foreach.items() if key not in spec.inputs}
-    for key, values in node.foreach.items():
+    foreach = {key: values for key, values in node.foreach.items() if not isinstance(values, str)}  # the check leaves no other
+    axes = {key: values for key, values in foreach.items() if key not in spec.inputs}
+    for key, values in foreach.items():
         texts[name, key] = [_value_text(value, index) for index, value in enumerate(values)]
     combinations = itertools.product(*(range(len(values)) for values in axes.values()))
     partials: Iterable[_Partial] = [
@@ -59,10 +63,10 @@ def expand_node(
         if port in spec.inputs and spec.inputs[port].many:
             targets = [reference] if isinstance(reference, str) else list(reference)
             collected[port] = tuple(instance.label for target in targets for instance in made[target])
-        elif port in node.foreach:
+        elif port in foreach:
             alternatives = [
                 ({(name, port): index, **instance.coordinates}, instance.label)
-                for index, target in enumerate(node.foreach[port])
+                for index, target in enumerate(foreach[port])
                 for instance in made[target]
             ]
             partials = list(_join(partials, port, alternatives))
@@ -74,7 +78,7 @@ def expand_node(
         Instance(
             label=_label(name, partial.coordinates, texts),
             node=name,
-            params=_with_values(node.params, {key: axes[key][partial.coordinates[name, key]] for key in axes}),
+            params=with_values(node.params, {key: axes[key][partial.coordinates[name, key]] for key in axes}),
             inputs={
                 port: collected[port] if port in collected else partial.chosen[port]
                 for port in spec.inputs
@@ -92,7 +96,7 @@ def _references(node: Node, spec: StageSpec) -> dict[str, str | tuple[str, ...]]
     references: dict[str, str | tuple[str, ...]] = {**node.inputs}
     references.update({port: "" for port in node.foreach if port in spec.inputs})
     if node.when is not None:
-        references[_WHEN] = node.when.metric.partition(".")[0]
+        references[_WHEN] = split_metric(node.when.metric)[0]
     return references
 
 
@@ -125,7 +129,8 @@ def _value_text(value: Any, index: int) -> str:
     return text if len(text) <= 40 else f"#{index}"
 
 
-def _with_values(params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def with_values(params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` with each value at its dotted name."""
     result: dict[str, Any] = {**params}
     for dotted, value in values.items():
         place = result

@@ -1,24 +1,22 @@
-"""From a checked workflow to a plan: every node with its key, and whether it is a hit. Reads records, runs nothing, writes
-nothing, and needs neither ray nor torch. `submit` executes the very object that `plan` prints.
+"""A plan as data: every node with its key and whether it is a hit, every sweep, and what waits for one.
+
+`make_plan` (in `planning`) fills it; `submit` executes the very object that `plan` prints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from pydantic import ValidationError
-
-from orchestrator.errors import PlanError, UsageError
-from orchestrator.store.artifacts import Artifacts, Record
-from orchestrator.workflow.check import CheckedWorkflow
+from orchestrator.store.artifacts import Record
+from orchestrator.workflow.check import CheckedSweep, CheckedWorkflow
 from orchestrator.workflow.drift import source_digest
-from orchestrator.workflow.expand import Axis, Instance, expand_node
-from orchestrator.workflow.identity import NotEncodable, artifact_identity, artifact_key
+from orchestrator.workflow.references import split_metric
 from orchestrator.workflow.spec import Node, When
+from orchestrator.workflow.sweep_result import SweepResult
 from stages.contract import StageSettings, StageSpec
 
 
@@ -32,9 +30,20 @@ class Status(StrEnum):
     SKIP = "SKIP"  # its `when` condition is known not to hold, or it needs a node that is skipped
 
 
+class SweepStatus(StrEnum):
+    """What the plan has in store for a sweep."""
+
+    HIT = "HIT"  # settled before: its result is used as it is
+    SEARCH = "SEARCH"  # will search
+    SKIP = "SKIP"  # it needs a node that is skipped
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanNode:
-    """One node of the plan. `inputs` refer to labels of this plan; `forced` nodes run although a record stands."""
+    """One node of the plan. `inputs` refer to labels of this plan; `forced` nodes run although a record stands.
+
+    Of a sweep's trial, `label` is "search/t0007/sparsify" and `node` is "search.sparsify".
+    """
 
     label: str
     node: str
@@ -53,6 +62,11 @@ class PlanNode:
     note: str = ""
 
     @property
+    def name(self) -> str:
+        """The node's name in the file, or that of the sweep it is part of."""
+        return self.node.partition(".")[0]
+
+    @property
     def has_drifted(self) -> bool:
         """Whether the hit was made by other code than what stands here now."""
         return self.record is not None and self.record.source_digest != source_digest(self.spec.implementation)
@@ -65,9 +79,36 @@ class PlanNode:
         return tuple(dict.fromkeys([*labels, *self.after, *when]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanSweep:
+    """One sweep of the plan, all it waits for being planned.
+
+    Attributes:
+        outer: the plan's nodes that its nodes and constraints refer to, by the reference as it is written there.
+        after: labels of all nodes that must have ended before it begins: those of `outer`, and those under `needs`.
+        key, identity: of its artifact (stage name "sweep"); `family`: of its trial log (see `sweep_identity`).
+        record: its artifact, where one stands; with status SEARCH one that is to be superseded (asked to search anew) or that
+            cannot be read (to be set aside first).
+        result: how it ended, where it is settled.
+    """
+
+    name: str
+    checked: CheckedSweep
+    outer: Mapping[str, PlanNode]
+    after: tuple[str, ...]
+    identity: Mapping[str, Any]
+    key: str
+    family: str
+    status: SweepStatus = SweepStatus.SEARCH
+    record: Record | None = None
+    result: SweepResult | None = None
+    forced: bool = False
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class Selection:
-    """Which nodes to run, by node name: `rerun` with all below, only up to `until`, only `start` and below."""
+    """Which nodes to run, by name of a node or sweep: `rerun` with all below, only up to `until`, only `start` and below."""
 
     rerun: tuple[str, ...] = ()
     until: tuple[str, ...] = ()
@@ -76,11 +117,20 @@ class Selection:
 
 @dataclass(frozen=True)
 class Plan:
-    """Nodes in an order in which they can run, by label."""
+    """Nodes in an order in which they can run, by label; among them those of settled sweeps' best and front trials.
+
+    Attributes:
+        sweeps: by name, those whose outer nodes are planned.
+        later: names of nodes and sweeps that cannot be planned before a sweep has settled, and that sweep's name.
+        skipped: names of nodes and sweeps that refer to the best trial of a sweep that has none, and why.
+    """
 
     checked: CheckedWorkflow
     nodes: Mapping[str, PlanNode]
     selection: Selection = field(default_factory=Selection)
+    sweeps: Mapping[str, PlanSweep] = field(default_factory=dict)
+    later: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -92,8 +142,10 @@ class Plan:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything would run or be waited for."""
-        return any(node.status in (Status.RUN, Status.WAIT) for node in self.nodes.values())
+        """Whether anything would run, be searched or be waited for."""
+        return any(node.status in (Status.RUN, Status.WAIT) for node in self.nodes.values()) or any(
+            sweep.status is SweepStatus.SEARCH for sweep in self.sweeps.values()
+        )
 
     @property
     def drifted(self) -> list[PlanNode]:
@@ -101,154 +153,9 @@ class Plan:
         return [node for node in self.nodes.values() if node.status is Status.HIT and node.has_drifted]
 
 
-def make_plan(
-    checked: CheckedWorkflow,
-    artifacts: Artifacts,
-    *,
-    selection: Selection = Selection(),
-    is_being_made: Callable[[str], str | None] = lambda _key: None,
-) -> Plan:
-    """The plan of a workflow against what the store holds.
-
-    `is_being_made(key)` names the run that makes an artifact right now, or None. Raises PlanError for values that cannot be
-    part of a key, UsageError for a selection that names no node.
-    """
-    nodes = {node.label: node for node in _keyed_nodes(checked)}
-    nodes = _selected(nodes, checked, selection)
-    drift = "drifted" in selection.rerun
-    planned: dict[str, PlanNode] = {}
-    first_with_key: dict[str, str] = {}
-    asked_again = {node.key for node in nodes.values() if node.node in selection.rerun}  # by key: a twin may come first
-    for label, node in nodes.items():
-        parents = [planned[parent] for parent in node.parents]
-        record = artifacts.find(node.spec.name, node.key)
-        forced = node.key in asked_again or any(parent.forced for parent in parents)
-        node = replace(node, record=record)  # noqa: PLW2901 - each step refines the same node
-        forced = forced or (drift and node.has_drifted)
-        status, note = Status.RUN, ""
-        skipped = next((parent.label for parent in parents if parent.status is Status.SKIP), None)
-        unmet = _unmet_condition(node, planned)
-        if skipped is not None:
-            status, note = Status.SKIP, f"needs {skipped}, which is skipped"
-        elif unmet:
-            status, note = Status.SKIP, unmet
-        elif node.key in first_with_key:
-            status, note = Status.SHARED, f"same as {first_with_key[node.key]}"
-        elif record is not None and not forced:
-            status = Status.HIT
-        elif (run := is_being_made(node.key)) is not None:
-            status, note = Status.WAIT, f"run {run} is making it now"
-        elif forced:
-            note = "asked to run again" if node.node in selection.rerun or drift else "follows a node that runs again"
-        if node.when is None and status is not Status.SKIP:  # a node that may yet be skipped makes nothing for others
-            first_with_key.setdefault(node.key, label)
-        planned[label] = replace(node, status=status, forced=forced and status is Status.RUN, note=note)
-    _require_hits_above(planned, nodes, selection)
-    return Plan(checked, planned, selection)
-
-
-def _keyed_nodes(checked: CheckedWorkflow) -> list[PlanNode]:
-    workflow = checked.loaded.workflow
-    made: dict[str, list[Instance]] = {}
-    texts: dict[Axis, Sequence[str]] = {}
-    keys: dict[str, str] = {}
-    result = []
-    for name in checked.order:
-        node, spec = workflow.nodes[name], checked.specs[name]
-        made[name] = expand_node(name, node, spec, made, texts)
-        for instance in made[name]:
-            settings = _settings(spec, instance)
-            seed = workflow.seed if node.seed is None else node.seed
-            inputs = {
-                port: keys[value] if isinstance(value, str) else [keys[label] for label in value]
-                for port, value in instance.inputs.items()
-            }
-            try:
-                identity = artifact_identity(spec, settings=settings, seed=seed, inputs=inputs)
-            except NotEncodable as error:
-                raise PlanError(f'node "{instance.label}": {error}') from error
-            keys[instance.label] = artifact_key(identity)
-            condition = (instance.when_label, node.when) if instance.when_label is not None and node.when is not None else None
-            result.append(
-                PlanNode(
-                    label=instance.label, node=name, spec=spec, settings=settings, seed=seed, inputs=instance.inputs,
-                    after=instance.needs, when=condition, asked=node, identity=identity, key=keys[instance.label],
-                )
-            )  # fmt: skip
-        if not made[name]:
-            raise PlanError(
-                f'node "{name}": no combination of its inputs fits together: they come from different values of one foreach',
-                next_step="give its ports references that share their foreach values",
-            )
-    return result
-
-
-def _settings(spec: StageSpec, instance: Instance) -> StageSettings:
-    try:
-        return spec.settings(**instance.params)
-    except ValidationError as error:  # each value was checked alone; only their combination can still be refused
-        reason = "; ".join(detail["msg"] for detail in error.errors())
-        raise PlanError(f'node "{instance.label}": {reason}', next_step=f"orchestrator stages show {spec.name}") from error
-
-
-def _selected(nodes: dict[str, PlanNode], checked: CheckedWorkflow, selection: Selection) -> dict[str, PlanNode]:
-    names = checked.loaded.workflow.nodes
-    for asked in (*selection.rerun, *selection.until, *selection.start):
-        if asked not in names and asked != "drifted":
-            raise UsageError(f'the workflow has no node "{asked}"; it has {", ".join(names)}')
-    wanted = set(nodes)
-    if selection.until:
-        wanted = _with_parents(nodes, {label for label, node in nodes.items() if node.node in selection.until})
-    if selection.start:
-        below = {label for label, node in nodes.items() if node.node in selection.start}
-        for label, node in nodes.items():
-            if any(parent in below for parent in node.parents):
-                below.add(label)
-        wanted &= _with_parents(nodes, below)
-        if not wanted & below:
-            raise UsageError(
-                f"--from {', '.join(selection.start)} with --until {', '.join(selection.until)} leaves nothing to do",
-                next_step="name a later node with --until, or an earlier one with --from",
-            )
-    return {label: node for label, node in nodes.items() if label in wanted}
-
-
-def _with_parents(nodes: Mapping[str, PlanNode], labels: set[str]) -> set[str]:
-    wanted = set(labels)
-    for label in reversed(list(nodes)):
-        if label in wanted:
-            wanted.update(nodes[label].parents)
-    return wanted
-
-
-def _require_hits_above(planned: Mapping[str, PlanNode], nodes: Mapping[str, PlanNode], selection: Selection) -> None:
-    if not selection.start:
-        return
-    below: set[str] = set()
-    for label, node in nodes.items():
-        if node.node in selection.start or any(parent in below for parent in node.parents):
-            below.add(label)
-        elif planned[label].status in (Status.RUN, Status.WAIT):
-            raise UsageError(
-                f'--from {", ".join(selection.start)} needs "{label}", which has not been made yet',
-                next_step="submit without --from, or with --from naming an earlier node",
-            )
-
-
-def _unmet_condition(node: PlanNode, planned: Mapping[str, PlanNode]) -> str:
-    """Why the node's condition does not hold, where that can be known already; else an empty text."""
-    if node.when is None:
-        return ""
-    label, condition = node.when
-    source = planned[label]
-    if source.status is not Status.HIT or source.record is None:
-        return ""
-    return unmet_condition(condition, {**source.record.metrics, **source.record.measurements})
-
-
 def unmet_condition(condition: When, metrics: Mapping[str, Any]) -> str:
     """Why a `when` condition does not hold for these metrics; empty if it holds. A missing metric does not meet it."""
-    name = condition.metric.partition(".")[2]
+    name = split_metric(condition.metric)[1]
     value = metrics.get(name)
     if not isinstance(value, (int, float)):
         return f"when: {condition.metric} was not reported"

@@ -49,6 +49,10 @@ class Scope:
         self.edges[name] = {}
         self.sweeps[name] = Scope(nodes, place=place, findings=self.findings, unread=self.unread, around=self, sweep=name)
 
+    def sort_by_place(self) -> None:
+        """Put nodes and sweeps in the file's order, which decides wherever references leave a choice."""
+        self.edges = dict(sorted(self.edges.items(), key=lambda item: self.findings.places[(*self.place, item[0])]))
+
     def said(self, name: str) -> str:
         """What a node is called in messages."""
         return f"{shorten(self.sweep)}.{shorten(name)}" if self.around is not None else shorten(name)
