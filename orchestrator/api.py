@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +25,12 @@ from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.base import Store, open_store
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger
+from orchestrator.sweeps.driver import RunContext, SweepGuide
 from orchestrator.workflow.check import CheckedWorkflow, check_workflow
 from orchestrator.workflow.load import load_workflow
 from orchestrator.workflow.plan import Plan, Selection, Status
 from orchestrator.workflow.planning import make_plan
+from orchestrator.workflow.sweep_result import SweepResult
 
 ExecutorName = Literal["ray", "inline"]
 
@@ -50,12 +52,16 @@ class Workspace:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """How a run ended: its id, its final state, and its status as the ledger has it."""
+    """How a run ended: its id, its final state, and its status as the ledger has it.
+
+    `unmet`: by sweep, why none of its trials was good enough; the run is done all the same.
+    """
 
     run: str
     state: State
     status: RunStatus
     signal_number: int = 0
+    unmet: Mapping[str, str] = field(default_factory=dict)
 
 
 class Watcher:
@@ -88,13 +94,19 @@ def plan(file: str | Path, *, workspace: Workspace, overrides: Sequence[str] = (
 
 def plan_checked(checked: CheckedWorkflow, *, workspace: Workspace, selection: Selection | None = None) -> Plan:
     """The plan of a checked workflow against the store. Reads only."""
+    return _plan_given(checked, workspace, selection or Selection(), results={})
+
+
+def _plan_given(
+    checked: CheckedWorkflow, workspace: Workspace, selection: Selection, *, results: Mapping[str, SweepResult]
+) -> Plan:
     leases = Leases(workspace.store, run="")
 
     def is_being_made(key: str) -> str | None:
         holder = leases.holder(key)
         return holder.run if holder is not None else None
 
-    return make_plan(checked, workspace.artifacts, selection=selection or Selection(), is_being_made=is_being_made)
+    return make_plan(checked, workspace.artifacts, selection=selection, is_being_made=is_being_made, results=results)
 
 
 def submit(
@@ -134,17 +146,17 @@ def submit(
     if not plan.has_work:
         emit([{"type": "run_started"}, {"type": "run_finished", "state": State.DONE.value, "seconds": 0.0}])
         _tidy(workspace.store, leases, status)
-        return RunResult(run=run, state=State.DONE, status=status)
+        return RunResult(run=run, state=State.DONE, status=status, unmet=_unmet(_settled(plan)))
 
     emit([{"type": "run_started"}])
     state, error = State.FAILED, ""
     stop = StopRequests()
-    chosen: Executor | None = None
+    chosen, guide = None, None
     try:
         with stop.heeded():
             chosen = _executor(executor, workspace.store, run, stop)
-            from orchestrator.engine.provenance import command_provenance
-
+            provenance = _provenance()
+            guide = _guide(plan, workspace, run, provenance=provenance)
             scheduler = Scheduler(
                 plan,
                 run=run,
@@ -157,10 +169,13 @@ def submit(
                 tick=lambda: watcher.tick(status),
                 is_cancel_asked=lambda: stop.asked or ledger.is_cancel_asked(run),
                 options=options or RunOptions(),
-                provenance=command_provenance(),
+                provenance=provenance,
+                guide=guide,
             )
             stop.install()
             state = scheduler.drive()
+            if state is State.DONE and guide.failures:
+                state, error = State.FAILED, guide.failure_text
     except KeyboardInterrupt:
         state, error = State.CANCELLED, "stopped without waiting for the stages"
         stop.signal_number = stop.signal_number or 2
@@ -174,7 +189,34 @@ def submit(
         finally:
             emit([{"type": "run_finished", "state": state.value, "seconds": time.monotonic() - started_s, "error": error}])
             _tidy(workspace.store, leases, status)
-    return RunResult(run=run, state=state, status=status, signal_number=stop.signal_number)
+    unmet = _unmet(guide.results) if guide is not None and state is State.DONE else {}
+    return RunResult(run=run, state=state, status=status, signal_number=stop.signal_number, unmet=unmet)
+
+
+def _provenance() -> dict[str, Any]:
+    from orchestrator.engine.provenance import command_provenance
+
+    return command_provenance()
+
+
+def _guide(plan: Plan, workspace: Workspace, run: str, *, provenance: Mapping[str, Any]) -> SweepGuide:
+    """What drives the plan's sweeps, and plans again what waits for them."""
+    selection = replace(plan.selection, rerun=())  # what was asked to run again has been planned so already
+    return SweepGuide(
+        plan,
+        context=RunContext(
+            run=run, artifacts=workspace.artifacts, ledger=workspace.ledger, clock=time.monotonic, provenance=provenance
+        ),
+        replan=lambda results: _plan_given(plan.checked, workspace, selection, results=results),
+    )
+
+
+def _settled(plan: Plan) -> dict[str, SweepResult]:
+    return {name: sweep.result for name, sweep in plan.sweeps.items() if sweep.result is not None}
+
+
+def _unmet(results: Mapping[str, SweepResult]) -> dict[str, str]:
+    return {name: result.verdict for name, result in results.items() if result.best is None}
 
 
 def status(run: str, *, workspace: Workspace) -> RunStatus:

@@ -149,7 +149,7 @@ class Graph:
     def fail(self, unit: Unit, **details: Any) -> None:
         """It cannot be made: what needs it is blocked."""
         self._end(unit, State.FAILED)
-        unit.error = details["error"]
+        unit.error, unit.error_type = details["error"], details["error_type"]
         self.has_failed = self.has_failed or not unit.group.name
         self._emit("node_failed", unit, **details)
         self._leave(unit)
@@ -185,6 +185,7 @@ class Graph:
             self._end(unit, State.BLOCKED)
         self.has_failed = self.has_failed or not unit.group.name
         reason = f": {by.error}" if by.error else ""
+        unit.error_type = by.error_type
         unit.error = by.error if by.state is State.BLOCKED else f"needs {by.label}, which failed{reason}"
         self._emit("node_blocked", unit, by=by.label)
 

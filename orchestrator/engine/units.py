@@ -95,6 +95,7 @@ class Unit:
     origin: Origin = Origin.NONE
     metrics: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+    error_type: str = ""
     cost_s: float = 0.0  # what the artifact took to make, by whomever
     spent_s: float = 0.0  # what attempts at this node took in this run, whatever came of them
     attempt: int = 0

@@ -5,6 +5,7 @@ runs/<id>/events.jsonl                what happened, one JSON object a line
 runs/<id>/nodes/<node>/progress.jsonl steps and metrics of a running stage
 runs/<id>/nodes/<node>/attempt-N.log  what the stage printed
 runs/<id>/cancel                      someone asked the run to stop
+runs/<id>/stop-<sweep>                someone asked a search to propose no more trials
 """
 
 from __future__ import annotations
@@ -94,6 +95,14 @@ class Ledger:
     def is_cancel_asked(self, run: str) -> bool:
         """Whether someone asked the run to stop."""
         return self.store.read(f"runs/{run}/cancel") is not None
+
+    def ask_to_stop_sweep(self, run: str, sweep: str) -> None:
+        """Leave the mark that makes a search propose no more trials; those that run end, and the sweep settles."""
+        self.store.create(f"runs/{run}/stop-{sweep}", b"", durable=False)
+
+    def is_sweep_stop_asked(self, run: str, sweep: str) -> bool:
+        """Whether someone asked the search to propose no more."""
+        return self.store.read(f"runs/{run}/stop-{sweep}") is not None
 
     def write_progress(
         self,
