@@ -38,7 +38,9 @@ def num_values(distribution: Distribution) -> int | None:
     if distribution.choice is not None:
         return len(distribution.choice)
     bounds = distribution.int or (distribution.uniform if distribution.step is not None else None)
-    return int((bounds[1] - bounds[0]) / (distribution.step or 1) + 1e-9) + 1 if bounds is not None else None
+    if bounds is None:
+        return None
+    return int(min((bounds[1] - bounds[0]) / (distribution.step or 1) + 1e-9, 2.0**62)) + 1  # of the widest floats, infinity
 
 
 def edge_values(distribution: Distribution) -> tuple[Any, ...]:

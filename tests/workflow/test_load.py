@@ -444,11 +444,54 @@ NODES = st.fixed_dictionaries(
         "sweep": TREES,
     },
 )
+DISTRIBUTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "choice": st.lists(SCALARS, max_size=3) | TREES,
+        "uniform": st.lists(st.floats(), min_size=2, max_size=2) | TREES,
+        "int": st.lists(st.integers(-(10**12), 10**12), min_size=2, max_size=2) | TREES,
+        "loguniform": st.lists(st.floats(), max_size=3),
+        "step": st.floats() | TREES,
+        "when": st.dictionaries(st.sampled_from(["a.value", "a.seconds", "b.value"]), st.lists(SCALARS, max_size=2)) | TREES,
+    },
+)
+METRICS = st.sampled_from(["a.value", "b.value", "c.value", "s.best.a.value", "a", "", "."])
+SWEEPS = st.fixed_dictionaries(
+    {
+        "sweep": st.fixed_dictionaries(
+            {
+                "space": st.dictionaries(st.sampled_from(["a.value", "a.seconds", "b.value", "a.value.x", "c"]), DISTRIBUTIONS)
+                | TREES,
+                "objectives": st.dictionaries(METRICS, st.sampled_from(["maximize", "minimize"])) | TREES,
+            },
+            optional={
+                "trials": st.integers() | TREES,
+                "sampler": st.sampled_from(["grid", "tpe", "pbt"]) | TREES,
+                "scheduler": st.fixed_dictionaries({"kind": st.just("asha")}, optional={"metric": METRICS}) | TREES,
+                "constraints": st.lists(
+                    st.fixed_dictionaries(
+                        {"metric": METRICS}, optional={"min": SCALARS, "max_drop": SCALARS, "versus": METRICS}
+                    )
+                )
+                | TREES,
+                "select": st.fixed_dictionaries({}, optional={"rule": st.just("knee"), "metric": METRICS}) | TREES,
+                "finalists": TREES,
+            },
+        )
+        | TREES,
+        "nodes": st.dictionaries(st.sampled_from("abs"), NODES) | TREES,
+    },
+    optional={"needs": TREES, "stage": TREES},
+)
+REFERENCES = st.sampled_from(["s", "s.best.a", "s.front.b", "s.best", "s.best.x", "a", "s.best.a.output"])
+AROUND = st.fixed_dictionaries({"stage": st.just("probe.echo"), "inputs": st.fixed_dictionaries({"inputs": REFERENCES})})
 WORKFLOWS = st.fixed_dictionaries(
     {
         "version": st.just(1) | TREES,
         "name": st.just("x") | TREES,
-        "nodes": st.dictionaries(st.sampled_from("abc") | st.text(max_size=3), NODES) | TREES,
+        "nodes": st.dictionaries(st.sampled_from("abc") | st.text(max_size=3), NODES)
+        | st.fixed_dictionaries({"s": SWEEPS}, optional={"c": AROUND, "b": NODES, "d": SWEEPS})
+        | TREES,
     },
     optional={"seed": TREES, "x": TREES},
 )
@@ -546,12 +589,25 @@ class TestNoInputEndsInATraceback:
     def test_random_overrides(self, text):
         read_and_check(HEAD + "  a: {stage: probe.echo}\n", overrides=[text])
 
+    @RELAXED
+    @given(
+        st.lists(
+            st.sampled_from(["s", "sweep", "nodes", "a", "space", "a.value", "trials", "choice", "carry", "sampler", "x"])
+        ).map(".".join),
+        st.sampled_from(["3", "[1]", "{choice: [1]}", "x", ""]),
+    )
+    def test_random_overrides_of_a_sweep(self, path, value):
+        sweep = "{trials: 3, space: {a.value: {choice: [1]}}, objectives: {a.value: maximize}}"
+        text = f"  s: {{sweep: {sweep}, nodes: {{a: {{stage: probe.echo}}}}}}\n"
+        assert not problems_of_all(HEAD + text)
+        read_and_check(HEAD + text, overrides=[f"{path}={value}"])
+
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=15,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=80), inner, max_size=4),
+    max_leaves=15,  # a key longer than 1024 characters, escapes included, has to be written in another way in YAML
 )
 
 
