@@ -229,11 +229,10 @@ def _table(table: Table, found: Found) -> str:
     if len(lines) == EMPTY:
         return ""
     dense = [value for record in found.get("pretrain", []) if (value := _top1(record)) is not None]
-    lines += [
-        "",
-        f"Dense, before any further training: {statistics.mean(dense):.2f} ({min(dense):.1f}-{max(dense):.1f}). {table.note}".rstrip(),
-    ]
-    return "\n".join([*lines, ""])
+    before = (
+        f"Dense, before any further training: {statistics.mean(dense):.2f} ({min(dense):.1f}-{max(dense):.1f}). {table.note}"
+    )
+    return "\n".join([*lines, "", before.rstrip(), ""])
 
 
 def _top1(record: Record | None) -> float | None:
