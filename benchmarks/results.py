@@ -331,9 +331,9 @@ weights as its controls and trains as many epochs (a third of the dense ones) by
 were chosen on validation images held out of training, with other seeds, and are the same for a method and its controls.
 
 "better" and "worse": the paired 95 % interval (Student) excludes 0; "not worse": it lies above -0.5 points; "open": neither.
-All seeds share the test images, so intervals speak of the randomness of training alone. "Peers" are other tools on the same models,
-split and number of epochs at half the learning rate of the dense training (3 seeds), measured apart from these runs. N:M masks
-change neither the bytes of a plain file nor its time; only the packed file is smaller, and it is no faster.
+All seeds share the test images, so intervals speak of the randomness of training alone. "Peers" are other tools on the same
+models, split and number of epochs at half the learning rate of the dense training (3 seeds), measured apart from these runs.
+N:M masks change neither the bytes of a plain file nor its time; only the packed file is smaller, and it is no faster.
 """
 
 if __name__ == "__main__":
