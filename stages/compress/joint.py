@@ -27,7 +27,7 @@ from torch import Tensor
 
 from stages.compress.settings import JointSettings
 from stages.compress_tokens.delivery import count_macs, shape_of, token_metrics
-from stages.compress_tokens.diffrate import BUDGET_TOLERANCE
+from stages.compress_tokens.diffrate import BUDGET_TOLERANCE, budget_ratio
 from stages.compress_tokens.search import RateSearch
 from stages.contract import StageContext, StageResult
 from stages.data.base import Dataset, load_dataset
@@ -242,7 +242,7 @@ class Joint:
         assert own is not None
         self.rates = JointRates(
             self.bundle.model.to(self.context.device),
-            gmacs_ratio=self._budget_ratio(),
+            gmacs_ratio=budget_ratio(own, shape=shape_of(self.bundle)),
             granularity=own.granularity,
             operations=own.operations,
             first_block=own.first_block,
@@ -257,14 +257,6 @@ class Joint:
             search_end=self.settings.last_search_epoch,
         )
         return self.rates
-
-    def _budget_ratio(self) -> float:
-        own = self.diffrate
-        assert own is not None
-        if own.gmacs is not None:
-            return own.gmacs * 1e9 / shape_of(self.bundle).dense_macs
-        assert own.gmacs_ratio is not None
-        return own.gmacs_ratio
 
     def _budget_error(self) -> float:
         assert self.rates is not None

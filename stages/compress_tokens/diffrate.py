@@ -22,6 +22,7 @@ from stages.compress_tokens.settings import DiffRateSettings
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_dataset
 from stages.models.token_reduction import apply_schedule, refuse_model
+from stages.ops.token_budget import ViTShape
 from stages.training.evaluation import evaluate_top1
 from stages.training.loop import train
 from stages.training.losses import cross_entropy_loss
@@ -45,8 +46,7 @@ def run(context: StageContext) -> StageResult:
     bundle = receive_model(context, data)
     refuse_model(bundle.model, who="compress_tokens.diffrate")
     dense, shape = count_macs(bundle), shape_of(bundle)
-    ratio = settings.gmacs_ratio if settings.gmacs is None else settings.gmacs * 1e9 / shape.dense_macs
-    assert ratio is not None
+    ratio = budget_ratio(settings, shape=shape)
     before = evaluate_top1(bundle.model, data.test)
     search = RateSearch(
         bundle.model.to(context.device),
@@ -80,6 +80,14 @@ def run(context: StageContext) -> StageResult:
         **token_metrics(bundle, dense_macs=dense),
     }
     return deliver_model(bundle, context=context, report=report, metrics=metrics)
+
+
+def budget_ratio(settings: DiffRateSettings, *, shape: ViTShape) -> float:
+    """The budget as a share of the dense model's multiply-accumulates."""
+    if settings.gmacs is not None:
+        return settings.gmacs * 1e9 / shape.dense_macs
+    assert settings.gmacs_ratio is not None
+    return settings.gmacs_ratio
 
 
 def warn_of_quirks(settings: DiffRateSettings, *, num_patches: int, error: float) -> None:

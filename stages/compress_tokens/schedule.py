@@ -23,22 +23,23 @@ def run(context: StageContext) -> StageResult:
         ValueError: the model is no plain Vision Transformer, the schedule belongs to another number of blocks or patches, or
             none or two are given.
     """
+    settings, other = context.settings, context.optional_input("schedule")
+    assert isinstance(settings, ScheduleSettings)
 
     def reduce(bundle: ModelBundle, shape: ViTShape) -> ModelBundle:
         del shape
-        return apply_schedule(bundle, _given_schedule(context))
+        return apply_schedule(bundle, given_schedule(settings, other=None if other is None else load_bundle(other)))
 
     return deliver_fixed(context, stage=STAGE, reduce=reduce)
 
 
-def _given_schedule(context: StageContext) -> TokenSchedule:
-    settings, other = context.settings, context.optional_input("schedule")
-    assert isinstance(settings, ScheduleSettings)
+def given_schedule(settings: ScheduleSettings, *, other: ModelBundle | None) -> TokenSchedule:
+    """The one schedule that there is: written in the settings, or carried by the other model."""
     written = settings.published is not None or settings.prune is not None
     if written == (other is not None):
         raise ValueError(f"{STAGE}: give one schedule: published, prune and merge, or a model on the input `schedule`")
     if other is not None:
-        return find_schedule(load_bundle(other), who=STAGE)
+        return find_schedule(other, who=STAGE)
     if settings.published is not None:
         return PUBLISHED_SCHEDULES[settings.published]
     assert settings.prune is not None

@@ -209,13 +209,13 @@ class RateSearch(TrainingHook):
         self.model, self._blocks, self._class = model, getattr(model, "blocks", None), type(model)
         reduce_blocks(model, [Reduction() for _ in range(depth)])
         shape = vit_shape(model, image_shape=image_shape)
-        whole = (1 if shape.mean_pooled else 0) if last_blocks_whole is None else last_blocks_whole
+        active = active_blocks(shape, first_block=first_block, last_blocks_whole=last_blocks_whole)
         self.shape: ViTShape = shape
         self.free_epochs, self.final_rate_factor, self.epochs = free_epochs, final_rate_factor, epochs
         self.reductions = [
             _reduction(
                 shape,
-                active=first_block <= block < depth - whole,
+                active=block in active,
                 operations=operations,
                 granularity=granularity,
                 min_patches=min_patches,
@@ -345,6 +345,12 @@ class RateSearch(TrainingHook):
                 f"compress_tokens.diffrate: gmacs_ratio {gmacs_ratio:.4g} of {shape.dense_macs / 1e9:.4g} GMACs is out of "
                 f"reach; expected {lowest:.4f} to below 1. Smaller granularity, min_patches or first_block reach further down"
             )
+
+
+def active_blocks(shape: ViTShape, *, first_block: int, last_blocks_whole: int | None) -> range:
+    """Blocks that may hand on fewer tokens than they get; see `RateSearch`."""
+    whole = int(shape.mean_pooled) if last_blocks_whole is None else last_blocks_whole
+    return range(first_block, shape.depth - whole)
 
 
 def epoch_rate_factor(epoch: int, *, epochs: int, final: float | None) -> float:

@@ -19,7 +19,7 @@ from stages.contract import Artifact
 from stages.models.transforms import TransformSpec, attach_transforms, find_transform, fold_transforms
 from stages.models.zoo import Architecture, build_network
 from stages.ops.input_spec import InputSpec
-from stages.ops.tensor_file import read_tensors, write_tensors
+from stages.ops.tensor_file import file_size, read_tensors, write_tensors
 
 __all__ = [
     "Architecture",
@@ -30,7 +30,9 @@ __all__ = [
     "build_bundle",
     "fold_bundle",
     "load_bundle",
+    "read_description",
     "save_bundle",
+    "weights_size",
 ]
 
 FORMAT = 1
@@ -106,12 +108,7 @@ def load_bundle(source: Artifact | Path, *, device: str | torch.device = "cpu") 
     Raises:
         ValueError: the format or a transform is unknown, or the weights do not fit; the message has the tensors' names.
     """
-    folder = source if isinstance(source, Path) else None
-    description_path = folder / DESCRIPTION_FILE if folder else _artifact_file(source, DESCRIPTION_FILE)
-    weights_path = folder / WEIGHTS_FILE if folder else _artifact_file(source, WEIGHTS_FILE)
-    description = json.loads(description_path.read_text(encoding="utf-8"))
-    if description.get("format") != FORMAT:
-        raise ValueError(f"{description_path} has format {description.get('format')!r}; this release reads format {FORMAT}")
+    description, weights_path = read_description(source), _file_of(source, WEIGHTS_FILE)
     architecture = Architecture.model_validate(description["architecture"])
     specs = tuple(TransformSpec.model_validate(entry) for entry in description["transforms"])
     model = build_network(architecture, seed=0, pretrained=False)
@@ -120,6 +117,20 @@ def load_bundle(source: Artifact | Path, *, device: str | torch.device = "cpu") 
     state.update({alias: state[name] for alias, name in description["tied"].items()})
     load_state(model, state, where=str(weights_path))
     return ModelBundle(architecture=architecture, model=model.to(device).eval(), transforms=specs)
+
+
+def read_description(source: Artifact | Path) -> dict[str, Any]:
+    """What `model.json` says: architecture, transforms and tied tensors; raises ValueError where the format is unknown."""
+    path = _file_of(source, DESCRIPTION_FILE)
+    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if description.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {description.get('format')!r}; this release reads format {FORMAT}")
+    return description
+
+
+def weights_size(model: nn.Module) -> int:
+    """Bytes of the file of weights that `save_bundle` would write; shapes decide it."""
+    return file_size(_split_tied(model.state_dict())[0])
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
@@ -140,9 +151,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> 
     model.load_state_dict(dict(state), strict=True)
 
 
-def _artifact_file(source: Artifact | Path, name: str) -> Path:
-    assert isinstance(source, Artifact)
-    return source.file(name)
+def _file_of(source: Artifact | Path, name: str) -> Path:
+    return source / name if isinstance(source, Path) else source.file(name)
 
 
 def _split_tied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

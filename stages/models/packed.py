@@ -97,8 +97,21 @@ class _Reader:
             raise ValueError(f"packed file: streams {', '.join(rest)} hold more than the description names")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A packed model in memory: the tensors of its file, and what the description says of each tensor of the model."""
+
+    tensors: Mapping[str, Tensor]
+    entries: tuple[Mapping[str, Any], ...]
+
+
 def write_packed(bundle: ModelBundle, path: Path) -> int:
-    """Write the folded bundle as one packed file and return its size in bytes; the same bundle gives the same bytes.
+    """Write the folded bundle as one packed file (see `pack`) and return its size in bytes."""
+    return write_tensors(path, pack(bundle).tensors)
+
+
+def pack(bundle: ModelBundle) -> Packed:
+    """Pack the folded bundle; the same bundle gives the same bytes.
 
     Masked layers store N values and one combination number per block; quantized ones store level numbers; both together
     store level numbers of kept weights. Everything else is stored as it is. A layer whose values are not those that its
@@ -134,7 +147,7 @@ def write_packed(bundle: ModelBundle, path: Path) -> int:
     }
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     packed = torch.frombuffer(bytearray(zlib.compress(text, 9)), dtype=torch.uint8)
-    return write_tensors(path, {DESCRIPTION: packed, **streams.tensors()})
+    return Packed(tensors={DESCRIPTION: packed, **streams.tensors()}, entries=tuple(entries))
 
 
 def read_description(path: Path) -> dict[str, Any]:

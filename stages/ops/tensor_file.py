@@ -48,6 +48,28 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
         ValueError: a tensor is sparse or of another element type, or two share memory; the message has the names.
     """
     _refuse_shared_memory(tensors)
+    order, head = _layout(tensors, metadata=metadata)
+    with path.open("wb") as file:
+        file.write(head)
+        for name in order:
+            # One tensor at a time: only a strided or remote one is copied, and only for the length of its own write.
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            file.write(flat.numpy().data)
+    return len(head) + _content_size(tensors)
+
+
+def file_size(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> int:
+    """Size in bytes of the file that `write_tensors` would write: names, shapes and element types decide it.
+
+    Example:
+        >>> file_size({"a": torch.zeros(3)})
+        76
+    """
+    return len(_layout(tensors, metadata=metadata)[1]) + _content_size(tensors)
+
+
+def _layout(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None) -> tuple[list[str], bytes]:
+    """The order in which buffers lie, and all bytes before the first of them."""
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     end = 0
@@ -61,13 +83,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
         header[name] = {"dtype": _NAME_OF[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            # One tensor at a time: only a strided or remote one is copied, and only for the length of its own write.
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            file.write(flat.numpy().data)
-    return 8 + len(text) + end
+    return order, len(text).to_bytes(8, "little") + text
+
+
+def _content_size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
