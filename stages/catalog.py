@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from stages.contract import StageContext, StageResult, StageSpec
+from stages.contract import Forecast, StageContext, StageResult, StageSettings, StageSpec
 
 KINDS = ("pretrain", "sparsify", "quantize", "compress_tokens", "compress", "finetune", "export", "evaluate", "probe")
 """The kinds shipped here, in the order in which a workflow meets them."""
@@ -44,6 +44,15 @@ def load_implementation(spec: StageSpec) -> Callable[[StageContext], StageResult
     """Import the stage's function. This is where torch gets loaded."""
     module, _, function = spec.implementation.partition(":")
     loaded: Callable[[StageContext], StageResult] = getattr(importlib.import_module(module), function)
+    return loaded
+
+
+def load_forecast(spec: StageSpec) -> Callable[[StageSettings, Mapping[str, Forecast]], Forecast] | None:
+    """Import the stage's forecast, and torch with it; None where it has none."""
+    if not spec.forecast:
+        return None
+    module, _, function = spec.forecast.partition(":")
+    loaded: Callable[[StageSettings, Mapping[str, Forecast]], Forecast] = getattr(importlib.import_module(module), function)
     return loaded
 
 

@@ -44,6 +44,8 @@ class StageSpec:
     the same settings must give another artifact (a changed default, a mended formula): old artifacts then stop being hits.
     `example` holds small settings with which the stage runs in seconds: documentation shows them, the contract suite runs them.
     `example_inputs` holds, by port, settings of the stage that makes that input, where its own example will not do.
+    `forecast` is "package.module:function" too, imported only where forecasts are made (see `Forecast`); `forecast_metrics` are
+    the metrics that it may know, where it knows its inputs.
     """
 
     name: str
@@ -58,6 +60,24 @@ class StageSpec:
     example: Mapping[str, Any] = field(default_factory=dict)
     example_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     experimental: bool = False
+    forecast: str = ""
+    forecast_metrics: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What is known of an artifact before it is made, from settings and shapes alone; empty where nothing is.
+
+    A stage's forecast is a function `forecast(settings, inputs: Mapping[str, Forecast]) -> Forecast`, quick and pure, called
+    where all required inputs are known; an optional one that is connected may be empty.
+
+    Attributes:
+        metrics: those that the stage will report and whose value is certain by now.
+        model: what forecasts of later stages go on from (`stages.models.skeleton.Skeleton`), where the artifact is a model.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    model: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
