@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from stages.compress_tokens.settings import METRICS as TOKEN_METRICS
 from stages.compress_tokens.settings import DiffRateSettings
 from stages.contract import Port, StageSettings, StageSpec
-from stages.quantize.settings import LTS_METRICS, Bits, LTSSettings
+from stages.quantize.settings import LAYER_METRICS, LTS_METRICS, Bits, LTSSettings
+from stages.sparsify.settings import FORECAST_METRICS as MASK_FORECASTS
 from stages.sparsify.settings import METRICS as MASK_METRICS
 from stages.sparsify.settings import LBCSettings
 from stages.training.settings import TrainingSettings
@@ -212,6 +213,8 @@ STAGES: tuple[StageSpec, ...] = (
         },
         example_inputs={"model": {"model": "vit_micro"}},
         experimental=True,
+        forecast="stages.compress.forecast:joint",
+        forecast_metrics=(*MASK_FORECASTS, *LAYER_METRICS, "gmacs_ratio"),
     ),
 )
 """A run reports the metrics of the parts that it has."""

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from stages.contract import Port, StageSettings, StageSpec
 from stages.data.settings import DataSettings
 from stages.ops.token_budget import PUBLISHED_SCHEDULES
-from stages.training.settings import MODEL_METRICS, TrainingSettings
+from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 
 class DiffRateSettings(TrainingSettings):
@@ -157,6 +157,9 @@ class ScheduleSettings(FixedSettings):
 METRICS = (*MODEL_METRICS, "initial_top1_accuracy", "gmacs_ratio", "gmacs_matching", "kept_tokens", "num_pruned", "num_merged")
 """What every stage of this kind reports; `gmacs_matching` is what finding similar tokens costs and `gmacs` leaves out."""
 
+FORECAST_METRICS = (*SHAPE_METRICS, "gmacs_ratio", "gmacs_matching")
+"""What is known before, where the counts are; DiffRate's end near their budget, and what matching them costs is not known."""
+
 MODEL = {"model": Port(kind="model")}
 EXAMPLE_INPUTS = {"model": {"model": "vit_micro"}}
 
@@ -173,6 +176,8 @@ STAGES: tuple[StageSpec, ...] = (
         source="Chen et al. 2023, DiffRate, arXiv 2305.17997",
         example={"data": "digits", "gmacs_ratio": 0.7, "granularity": 1, "epochs": 1},
         example_inputs=EXAMPLE_INPUTS,
+        forecast="stages.compress_tokens.forecast:diffrate",
+        forecast_metrics=(*SHAPE_METRICS, "gmacs_ratio"),
     ),
     StageSpec(
         name="compress_tokens.tome",
@@ -186,6 +191,8 @@ STAGES: tuple[StageSpec, ...] = (
         source="Bolya et al. 2022, Token Merging: Your ViT But Faster, arXiv 2210.09461",
         example={"data": "digits", "merged": 3},
         example_inputs=EXAMPLE_INPUTS,
+        forecast="stages.compress_tokens.forecast:tome",
+        forecast_metrics=FORECAST_METRICS,
     ),
     StageSpec(
         name="compress_tokens.evit",
@@ -199,6 +206,8 @@ STAGES: tuple[StageSpec, ...] = (
         source="Liang et al. 2022, Not All Patches are What You Need, arXiv 2202.07800 (without the fused token)",
         example={"data": "digits", "keep_rate": 0.7},
         example_inputs=EXAMPLE_INPUTS,
+        forecast="stages.compress_tokens.forecast:evit",
+        forecast_metrics=FORECAST_METRICS,
     ),
     StageSpec(
         name="compress_tokens.uniform",
@@ -212,6 +221,8 @@ STAGES: tuple[StageSpec, ...] = (
         source="operators: Chen et al. 2023, arXiv 2305.17997; the constant rate is the control of its section 4",
         example={"data": "digits", "gmacs_ratio": 0.7},
         example_inputs=EXAMPLE_INPUTS,
+        forecast="stages.compress_tokens.forecast:uniform",
+        forecast_metrics=FORECAST_METRICS,
     ),
     StageSpec(
         name="compress_tokens.schedule",
@@ -225,5 +236,7 @@ STAGES: tuple[StageSpec, ...] = (
         source="Chen et al. 2023, arXiv 2305.17997; schedules: github.com/OpenGVLab/DiffRate",
         example={"data": "digits", "prune": [17, 15, 12, 6], "merge": [17, 13, 9, 5]},
         example_inputs=EXAMPLE_INPUTS,
+        forecast="stages.compress_tokens.forecast:schedule",
+        forecast_metrics=FORECAST_METRICS,
     ),
 )

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from stages.contract import Port, StageSettings, StageSpec
 from stages.data.settings import DataSettings
+from stages.training.settings import SHAPE_METRICS
 
 
 class ClassifierSettings(StageSettings):
@@ -36,13 +37,7 @@ CLASSIFIER_METRICS = (
     "top1_accuracy_low",
     "top1_accuracy_high",
     "num_samples",
-    "num_parameters",
-    "num_nonzero_parameters",
-    "sparsity",
-    "gmacs",
-    "gmacs_effective",
-    "bops",
-    "size_bytes",
+    *SHAPE_METRICS,
 )
 """What `evaluate.classifier` always reports. With a baseline: `baseline_top1_accuracy`, `top1_drop` with its interval,
 `size_ratio`, `gmacs_ratio`. With an exported file, accuracies, drop and sizes are those of files; `model_top1_accuracy` and
@@ -70,6 +65,8 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=CLASSIFIER_METRICS,
         source="Interval: Wilson 1927, J. Am. Stat. Assoc. 22; paired difference: Newcombe 1998, Stat. Med. 17:2635, method 10",
         example={"data": "digits", "batch_sizes": [1, 16], "latency_seconds": 0.2},
+        forecast="stages.evaluate.forecast:classifier",
+        forecast_metrics=SHAPE_METRICS,
     ),
     StageSpec(
         name="evaluate.compare",

@@ -149,6 +149,8 @@ STAGES: tuple[StageSpec, ...] = (
         ),
         source="Layout: docs/formats.md; combination numbers: Knuth, The Art of Computer Programming 4A, 7.2.1.3",
         example={"data": "digits", "verify_samples": 16},
+        forecast="stages.export.forecast:packed",
+        forecast_metrics=("size_bytes", "dense_size_bytes", "size_ratio", "num_sparse_tensors", "num_quantized_tensors"),
     ),
     StageSpec(
         name="export.onnx_int8",

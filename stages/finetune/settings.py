@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from stages.contract import Port, StageSpec
-from stages.training.settings import MODEL_METRICS, TrainingSettings
+from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 
 class FinetuneSettings(TrainingSettings):
@@ -34,6 +34,8 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=MODEL_METRICS,
         source="OneCycle: Smith and Topin 2017, arXiv 1708.07120; AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101",
         example={"data": "digits", "epochs": 1},
+        forecast="stages.finetune.forecast:trained_further",
+        forecast_metrics=SHAPE_METRICS,
     ),
     StageSpec(
         name="finetune.distill",
@@ -46,5 +48,7 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=(*MODEL_METRICS, "teacher_top1_accuracy"),
         source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531",
         example={"data": "digits", "epochs": 1},
+        forecast="stages.finetune.forecast:trained_further",
+        forecast_metrics=SHAPE_METRICS,
     ),
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import Field, JsonValue
 
 from stages.contract import StageSpec
-from stages.training.settings import MODEL_METRICS, TrainingSettings
+from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 
 class ClassifierSettings(TrainingSettings):
@@ -31,5 +31,7 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=MODEL_METRICS,
         source="OneCycle: Smith and Topin 2017, arXiv 1708.07120; AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101",
         example={"model": "cnn_micro", "data": "digits", "epochs": 1},
+        forecast="stages.pretrain.forecast:classifier",
+        forecast_metrics=SHAPE_METRICS,
     ),
 )

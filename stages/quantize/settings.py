@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stages.contract import Port, StageSpec
-from stages.training.settings import MODEL_METRICS, TrainingSettings
+from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 Bits = Literal[2, 3, 4, 8]
 
@@ -68,12 +68,15 @@ class LTSSettings(QATSettings):
         return self
 
 
+LAYER_METRICS = ("num_quantized_layers", "num_normalized_layers", "num_dequantized_layers")
+
+FORECAST_METRICS = (*SHAPE_METRICS, *LAYER_METRICS)
+"""What is known before a stage of this kind runs."""
+
 QAT_METRICS = (
     *MODEL_METRICS,
     "initial_top1_accuracy",
-    "num_quantized_layers",
-    "num_normalized_layers",
-    "num_dequantized_layers",
+    *LAYER_METRICS,
     "max_levels",
     "levels_valid",
 )
@@ -106,6 +109,8 @@ STAGES: tuple[StageSpec, ...] = (
         source="Zhong et al. 2022, Exploiting the Partly Scratch-off Lottery Ticket for Quantization-Aware Training, "
         "arXiv 2211.08544",
         example={"data": "digits", "epochs": 2, "weight_bits": 2, "activation_bits": 4},
+        forecast="stages.quantize.forecast:quantized",
+        forecast_metrics=FORECAST_METRICS,
     ),
     StageSpec(
         name="quantize.qat",
@@ -118,5 +123,7 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=QAT_METRICS,
         source="The quantizer of arXiv 2211.08544 (learned bounds, straight through); compare Esser et al. 2019, 1902.08153",
         example={"data": "digits", "epochs": 2, "weight_bits": 2, "activation_bits": 4},
+        forecast="stages.quantize.forecast:quantized",
+        forecast_metrics=FORECAST_METRICS,
     ),
 )

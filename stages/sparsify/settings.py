@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from stages.contract import Port, StageSettings, StageSpec
 from stages.data.settings import DataSettings
 from stages.ops.pattern import PatternText, parse_pattern
-from stages.training.settings import MODEL_METRICS, OPERATIONAL, TrainingSettings
+from stages.training.settings import MODEL_METRICS, OPERATIONAL, SHAPE_METRICS, TrainingSettings
 
 MAX_SCORE_MEMORY = 10.0
 """Scores per weight (C / M) above which `sparsify.lbc` wants a yes: 2:4 has 1.5, 4:8 has 8.75, 4:16 has 113.75."""
@@ -119,6 +119,9 @@ class MagnitudeSettings(NMSettings):
 METRICS = (*MODEL_METRICS, "initial_top1_accuracy", "num_nm_blocks", "num_violating_blocks", "nm_valid", "num_sparse_layers")
 """What every stage of this kind reports; `initial_top1_accuracy` is that of the model it was given."""
 
+FORECAST_METRICS = (*SHAPE_METRICS, "num_nm_blocks", "num_sparse_layers")
+"""What is known of it before."""
+
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="sparsify.lbc",
@@ -131,6 +134,8 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=METRICS,
         source="Zhang et al. 2022, Learning Best Combination for Efficient N:M Sparsity, arXiv 2206.06662",
         example={"data": "digits", "n_m": "2:4", "epochs": 2},
+        forecast="stages.sparsify.forecast:sparse",
+        forecast_metrics=FORECAST_METRICS,
     ),
     StageSpec(
         name="sparsify.sr_ste",
@@ -143,6 +148,8 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=METRICS,
         source="Zhou et al. 2021, Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, arXiv 2102.04010",
         example={"data": "digits", "n_m": "2:4", "epochs": 2},
+        forecast="stages.sparsify.forecast:sparse",
+        forecast_metrics=FORECAST_METRICS,
     ),
     StageSpec(
         name="sparsify.magnitude",
@@ -155,5 +162,7 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=METRICS,
         source="Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv 2104.08378 (one-shot step)",
         example={"data": "digits", "n_m": "2:4"},
+        forecast="stages.sparsify.forecast:sparse",
+        forecast_metrics=FORECAST_METRICS,
     ),
 )

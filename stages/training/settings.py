@@ -14,8 +14,7 @@ from stages.data.settings import DataSettings
 
 OPERATIONAL: dict[str, Any] = {"operational": True}
 
-MODEL_METRICS = (
-    "top1_accuracy",
+SHAPE_METRICS = (
     "num_parameters",
     "num_nonzero_parameters",
     "sparsity",
@@ -24,6 +23,9 @@ MODEL_METRICS = (
     "bops",
     "size_bytes",
 )
+"""What follows from the structure of a model, so that it is known before the model is made."""
+
+MODEL_METRICS = ("top1_accuracy", *SHAPE_METRICS)
 """What every stage that makes a classifier reports."""
 
 

@@ -1,0 +1,27 @@
+"""What is known of an evaluation beforehand: counts of the model, and bytes where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from stages.contract import Forecast
+from stages.evaluate.settings import ClassifierSettings
+from stages.models.bundle import fold_bundle, weights_size
+from stages.models.skeleton import Skeleton, measure_skeleton
+
+
+def classifier(settings: ClassifierSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+    """Counts of the model; bytes of the exported file where that is connected, else of the plain model's tensors."""
+    del settings
+    metrics = {name: value for name, value in measure_skeleton(inputs["model"].model).items() if name != "size_bytes"}
+    if "exported" not in inputs:
+        metrics["size_bytes"] = _plain_size(inputs["model"].model)
+    elif "size_bytes" in inputs["exported"].metrics:
+        metrics["size_bytes"] = inputs["exported"].metrics["size_bytes"]
+    return Forecast(metrics=metrics)
+
+
+@lru_cache(maxsize=4096)
+def _plain_size(skeleton: Skeleton) -> int:
+    return weights_size(fold_bundle(skeleton.build()))
