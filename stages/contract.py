@@ -72,7 +72,7 @@ class Forecast:
     where all required inputs are known; an optional one that is connected may be empty.
 
     Attributes:
-        metrics: those that the stage will report and whose value is certain by now.
+        metrics: as the stage will report them; where training learns how many tokens to keep, what it is to end at.
         model: what forecasts of later stages go on from (`stages.models.skeleton.Skeleton`), where the artifact is a model.
     """
 

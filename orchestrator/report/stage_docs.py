@@ -35,7 +35,7 @@ def _section(spec: StageSpec) -> list[str]:
     return [
         f"## {spec.name}",
         "",
-        f"{spec.summary}. Source: {spec.source}. Metrics: {', '.join(spec.metrics)}.",
+        f"{spec.summary}. Source: {spec.source}. Metrics: {', '.join(spec.metrics)}.{_forecast(spec)}",
         "",
         "```yaml",
         *example_yaml(spec),
@@ -46,6 +46,10 @@ def _section(spec: StageSpec) -> list[str]:
         *rows,
         "",
     ]
+
+
+def _forecast(spec: StageSpec) -> str:
+    return f" Known before it runs: {', '.join(spec.forecast_metrics)}." if spec.forecast_metrics else ""
 
 
 def _ports(spec: StageSpec) -> str:

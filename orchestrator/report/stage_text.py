@@ -79,6 +79,8 @@ def stage_lines(spec: StageSpec, *, style: Style, width: int) -> list[str]:
     lines += [style.paint("output", "bold"), f"{_INDENT}{spec.output}"]
     if spec.metrics:
         lines += [style.paint("metrics", "bold"), *_wrapped(", ".join(spec.metrics), _INDENT, width)]
+    if spec.forecast_metrics:
+        lines += _wrapped(f"known before it runs: {', '.join(spec.forecast_metrics)}", _INDENT, width)
     lines.append(style.paint("parameters", "bold"))
     parameters = stage_parameters(spec)
     name_width = max((len(parameter.name) for parameter in parameters), default=0)
@@ -107,6 +109,7 @@ def stage_document(spec: StageSpec) -> dict[str, Any]:
             "output": spec.output,
             "inputs": {name: vars(port) for name, port in spec.inputs.items()},
             "metrics": list(spec.metrics),
+            "forecast_metrics": list(spec.forecast_metrics),
             "source": spec.source,
             "experimental": spec.experimental,
             "parameters": [vars(parameter) for parameter in stage_parameters(spec)],
