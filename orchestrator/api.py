@@ -174,7 +174,7 @@ def submit(
             )
             stop.install()
             state = scheduler.drive()
-            if state is State.DONE and guide.failures:
+            if guide.failures and state is not State.CANCELLED:
                 state, error = State.FAILED, guide.failure_text
     except KeyboardInterrupt:
         state, error = State.CANCELLED, "stopped without waiting for the stages"

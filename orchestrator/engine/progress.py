@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import Ledger, node_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +45,15 @@ class EpochReports:
                     self._last[label] = epoch
                     found.append(EpochReport(label=label, epoch=epoch, metrics=line["metrics"]))
         return found
+
+
+def epochs_of(ledger: Ledger, *, run: str, node: str, key: str) -> list[EpochReport]:
+    """Every epoch that the attempts at an artifact reported in `run`; its node was called `node` there, or something else."""
+    folder = node_folder(node, key)
+    reports = EpochReports(ledger, run=run)
+    found = reports.read({node: folder})
+    if found:
+        return found
+    ending = folder[-13:]
+    others = [name for name in ledger.store.list(f"runs/{run}/nodes") if name.endswith(ending) and name != folder]
+    return [report for name in others for report in reports.read({node: name})]

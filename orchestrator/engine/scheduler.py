@@ -125,6 +125,10 @@ class Scheduler:
         self.graph.abandon(group)
         self._drop_unwanted()
 
+    def fail(self) -> None:
+        """What the guide was to do cannot be done: the run has failed, and starts no more unless it keeps going."""
+        self.graph.has_failed = True
+
     def note(self, kind: str, **details: Any) -> None:
         """Emit an event of the guide's own, in order with the others."""
         self._events.append({"type": kind, **details})
@@ -132,6 +136,10 @@ class Scheduler:
     def group_state(self, group: str) -> GroupState:
         """Where a group stands; costs nothing."""
         return self.graph.groups[group].state
+
+    def is_stopping(self, group: str) -> bool:
+        """Whether a node of the group still runs that was asked to stop because nobody wants it."""
+        return any(self.units[label].unwanted_at is not None for label in self.graph.groups[group].labels)
 
     def room_for(self, requests: Iterable[Resources]) -> int:
         """How many nodes with the largest of these requests run at once; at least 1."""

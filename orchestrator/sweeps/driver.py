@@ -12,7 +12,8 @@ from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.ledger import Ledger
 from orchestrator.sweeps.search import Search
 from orchestrator.workflow.plan import Plan, PlanSweep, SweepStatus
-from orchestrator.workflow.sweep_result import SweepResult
+from orchestrator.workflow.settled import read_result
+from orchestrator.workflow.sweep_result import SWEEP_STAGE, SweepResult
 
 Replan = Callable[[Mapping[str, SweepResult]], Plan]
 """The plan of the whole workflow, given how its sweeps have ended so far."""
@@ -50,14 +51,15 @@ class SweepGuide:
 
     def advance(self, scheduler: Scheduler) -> bool:
         """Begin, drive and settle searches; true while one is open."""
-        for name in list(self._waiting):
-            self._begin(name, scheduler)
         settled = False
+        for name in list(self._waiting):
+            settled = self._begin(name, scheduler) or settled
         for name, search in list(self._searches.items()):
             search.advance(scheduler)
             if search.failure:
                 self.failures[name] = search.failure
                 scheduler.note("sweep_failed", sweep=name, error=search.failure)
+                scheduler.fail()
                 del self._searches[name]
             elif search.result is not None:
                 self.results[name] = search.result
@@ -80,18 +82,32 @@ class SweepGuide:
             if sweep.status is SweepStatus.SEARCH and not is_known:
                 self._waiting[name] = sweep
 
-    def _begin(self, name: str, scheduler: Scheduler) -> None:
-        """Start the search once all that it refers to is done; give it up where that cannot be."""
+    def _begin(self, name: str, scheduler: Scheduler) -> bool:
+        """Start the search once all that it refers to is done; give it up where that cannot be.
+
+        True where another run has settled it meanwhile.
+        """
         sweep = self._waiting[name]
         states = {label: scheduler.units[label].state for label in sweep.after}
         if all(state is State.DONE for state in states.values()):
             del self._waiting[name]
+            standing = self._settled_by_another(sweep)
+            if standing is not None:
+                self.results[name] = standing
+                return True
             self._searches[name] = Search(sweep, context=self.context, scheduler=scheduler)
-            return
+            return False
         lost = next((label for label, state in states.items() if state in LOST), None)
         if lost is not None:
             del self._waiting[name]
             scheduler.note("sweep_blocked", sweep=name, by=lost)
+        return False
+
+    def _settled_by_another(self, sweep: PlanSweep) -> SweepResult | None:
+        if sweep.forced or sweep.record is not None:
+            return None
+        record = self.context.artifacts.find(SWEEP_STAGE, sweep.key)
+        return read_result(record, self.context.artifacts) if record is not None else None
 
 
 LOST = (State.FAILED, State.BLOCKED, State.SKIPPED, State.CANCELLED)

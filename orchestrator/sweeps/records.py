@@ -25,8 +25,12 @@ HISTORY_FILE = "trials.parquet"
 
 
 def trial_id(record: TrialRecord) -> str:
-    """The trial by what it is: the keys of its nodes and its parent; the same in every run that tries it."""
-    identity = {"keys": dict(record.keys), "parent": record.parent}
+    """The trial by what it is: the keys of its nodes and its parent; the same in every run that tries it.
+
+    One that could not be planned has no keys: it is known by its values.
+    """
+    what = {"keys": dict(record.keys)} if record.keys else {"values": dict(record.values)}
+    identity = {**what, "parent": record.parent}
     return blake3(encode(identity)).hexdigest(length=KEY_LENGTH // 2)
 
 
@@ -34,7 +38,7 @@ class TrialLog:
     """The trials of one family, one small object each: `sweeps/<family>/<trial id>.json`.
 
     A trial that is done stands for ever. What was written of one that was stopped, failed or had only begun is replaced by
-    whatever is written later.
+    whatever is written later. None is flushed to disk: one that a loss of power damages is passed over, and its nodes are there.
     """
 
     def __init__(self, store: Store, family: str) -> None:
@@ -45,14 +49,14 @@ class TrialLog:
         """Keep the record; returns the one that stands."""
         path = f"{self.folder}/{trial_id(record)}.json"
         data = json.dumps(_plain(record.to_data()), sort_keys=True, allow_nan=False).encode()
-        while self.store.create(path, data) is None:
+        while self.store.create(path, data, durable=False) is None:
             entry = self.store.read(path)
             if entry is None:
                 continue
             standing = _decoded(entry.data)
             if standing is not None and standing.state == "done":
                 return standing
-            if self.store.replace(path, data, version=entry.version) is not None:
+            if self.store.replace(path, data, version=entry.version, durable=False) is not None:
                 break
         return record
 

@@ -30,13 +30,20 @@ class Scores:
             self._constraints, metrics, baselines=self._baselines, directions=self.directions, static_only=static_only
         )
 
-    def violated(self, metrics: Mapping[str, Any], *, static_only: bool = False) -> tuple[str, ...]:
+    def violated(self, metrics: Mapping[str, Any]) -> tuple[str, ...]:
         """The constraints that are not met, in words: what a trial's record keeps."""
-        return tuple(judged.text for judged in self.judgements(metrics, static_only=static_only) if not judged.is_met)
+        return tuple(judged.text for judged in self.judgements(metrics) if not judged.is_met)
+
+    def struck_out(self, forecast: Mapping[str, Any]) -> tuple[str, ...]:
+        """The static constraints that are known not to be met; of what no forecast knows, only running the trial can tell."""
+        judgements = self.judgements(forecast, static_only=True)
+        return tuple(judged.text for judged in judgements if judged.metric in forecast and not judged.is_met)
 
     def violations(self, record: TrialRecord) -> dict[str, float]:
         """By the constraint's place in the file: 0 where met, else how far off. Empty for a trial that was not measured."""
         if record.state not in {"done", "infeasible"}:
             return {}
-        judgements = self.judgements(record.metrics, static_only=record.state == "infeasible")
-        return {str(index): judged.violation for index, judged in enumerate(judgements)}
+        if record.state == "infeasible":
+            judgements = self.judgements(record.metrics, static_only=True)
+            return {str(index): judged.violation * (judged.metric in record.metrics) for index, judged in enumerate(judgements)}
+        return {str(index): judged.violation for index, judged in enumerate(self.judgements(record.metrics))}

@@ -1,6 +1,7 @@
 """One search in a running scheduler: proposes trials as nodes, stops them early, records how they end, settles.
 
 Knows neither samplers nor statistics: it asks the searcher what to try, the stopper whom to stop, and `choice` which is best.
+How trials become nodes is `trial_plans`', what earlier searches have left `known_trials`'.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine.progress import EpochReports
 from orchestrator.engine.scheduler import Scheduler
-from orchestrator.engine.units import HOPELESS, GroupState
+from orchestrator.engine.units import GroupState
 from orchestrator.errors import PlanError
+from orchestrator.sweeps import constraints
 from orchestrator.sweeps.choice import choose, finalists
+from orchestrator.sweeps.known_trials import KnownTrials, last_reported, stopping_rule
 from orchestrator.sweeps.records import TrialLog, publish
+from orchestrator.sweeps.repeats import Repeats
 from orchestrator.sweeps.scores import Scores
 from orchestrator.sweeps.searcher import RUNNING, Suggestion, make_searcher
 from orchestrator.sweeps.stopping import Verdict, make_stopper, stopping_metric
-from orchestrator.workflow.plan import PlanNode, PlanSweep
+from orchestrator.sweeps.trial_plans import Nodes, TrialPlans, keys_of
+from orchestrator.workflow.plan import PlanSweep
 from orchestrator.workflow.references import split_metric
+from orchestrator.workflow.settled import read_result
 from orchestrator.workflow.sweep_result import SweepResult, TrialRecord
-from orchestrator.workflow.trials import plan_trial, trial_label
 from stages.contract import Throttle
 
 if TYPE_CHECKING:
@@ -36,7 +41,7 @@ class Trial:
     number: int
     group: str
     suggestion: Suggestion
-    nodes: Mapping[str, PlanNode]
+    nodes: Nodes
     history: list[tuple[int, float]] = field(default_factory=list)
     is_paused: bool = False
     is_stopped: bool = False
@@ -57,23 +62,33 @@ class Search:
         self.records: dict[int, TrialRecord] = {}
         self._began_s = context.clock()
         self._live: dict[int, Trial] = {}
-        self._repeats: dict[tuple[int, int], Trial] = {}  # by finalist's number and seed
+        self._repeats: Repeats | None = None
+        self._lowest_free = 0
         self._num_failures = 0
         self._is_exhausted = False
         self._is_stopped = False
         self._look_for_stop = Throttle(1.0)
         self._log = TrialLog(context.artifacts.store, sweep.family)
+        self._plans = TrialPlans(sweep, context.artifacts)
         self._baselines = self._read_baselines(scheduler)
         self._scores = Scores(self.settings, self._baselines)
         self._forecaster: Forecaster | None = None
         self._stopping_metric = stopping_metric(self.settings)
+        self._stopping = stopping_rule(self.settings)
         self._reports = EpochReports(context.ledger, run=context.run)
+        self._known = KnownTrials(
+            settings=self.settings,
+            scores=self._scores,
+            plans=self._plans,
+            artifacts=context.artifacts,
+            ledger=context.ledger,
+        )
         seed = sweep.checked.seed if self.settings.seed is None else self.settings.seed
         self._searcher = make_searcher(self.settings, seed=seed, baselines=self._baselines)
         self._stopper = make_stopper(self.settings, longest=self._longest_training())
         self._begun_before: list[TrialRecord] = []
         self._start_warm()
-        scheduler.note("sweep_started", sweep=sweep.name, key=sweep.key, trials=self._limit, known=len(self.records))
+        scheduler.note("sweep_started", sweep=sweep.name, key=sweep.key, trials=self.settings.trials, known=len(self.records))
 
     def advance(self, scheduler: Scheduler) -> None:
         """Take in what has happened, propose what there is room for, settle where all has ended."""
@@ -88,7 +103,7 @@ class Search:
         self._propose(scheduler)
         if self._live or self._has_more():
             return
-        if self._num_failures > self.settings.max_failures:
+        if self._has_failed:
             failed = [trial for trial in self.records.values() if trial.state == "failed"]
             self.failure = (
                 f"{self._num_failures} of {len(self.records)} trials failed, more than max_failures "
@@ -118,10 +133,6 @@ class Search:
 
     # Beginning
 
-    @property
-    def _limit(self) -> int | None:
-        return self.settings.trials
-
     def _read_baselines(self, scheduler: Scheduler) -> dict[str, Any]:
         found = {}
         for constraint in self.settings.constraints:
@@ -145,68 +156,36 @@ class Search:
         return int(value) if isinstance(value, int | float) else None
 
     def _start_warm(self) -> None:
-        """Take over the family's trials that this search would make of the very same nodes."""
         if self.sweep.forced:
             return
-        known: dict[int, Mapping[str, PlanNode]] = {}
-        usable = []
-        for record in self._log.read_all():
-            if record.state == "failed" and not _is_hopeless(record):
-                continue
-            nodes = self._replanned(record, known)
-            if nodes is not None:
-                known[record.number] = nodes
-                usable.append(record)
-        for record in self._searcher.warm_start(usable):
+        for record in self._known.tell(self._log.read_all(), self._searcher):
             if record.state == RUNNING:
                 self._begun_before.append(record)
                 continue
             self.records[record.number] = record
+            self._num_failures += record.state == "failed"
             if self._stopper is not None:
                 self._stopper.replay(record)
                 self._stopper.ended(record.number)
 
-    def _replanned(self, record: TrialRecord, known: Mapping[int, Mapping[str, PlanNode]]) -> Mapping[str, PlanNode] | None:
-        try:
-            nodes = self._plan(record.number, Suggestion(values=record.values, parent=record.parent), known=known)
-        except (PlanError, KeyError):  # of another space, or its parent is gone
-            return None
-        return nodes if _keys(nodes) == dict(record.keys) else None
-
-    def _plan(
-        self,
-        number: int,
-        suggestion: Suggestion,
-        *,
-        known: Mapping[int, Mapping[str, PlanNode]] | None = None,
-        seed: int | None = None,
-    ) -> dict[str, PlanNode]:
-        carried: dict[str, PlanNode] = {}
-        if suggestion.parent is not None:
-            parents = known[suggestion.parent] if known is not None else self._nodes_of(suggestion.parent)
-            group = trial_label(self.sweep.name, suggestion.parent)
-            carried = {port: parents[f"{group}/{maker}"] for port, maker in self.settings.sampler.carry.items()}
-        trial = trial_label(self.sweep.name, number) + ("" if seed is None else f".s{seed}")
-        return plan_trial(
-            self.sweep.checked, trial=trial, values=suggestion.values, outer=self.sweep.outer, seed=seed, carried=carried
-        )
-
-    def _nodes_of(self, number: int) -> dict[str, PlanNode]:
-        record = self.records[number]
-        return self._plan(number, Suggestion(values=record.values, parent=record.parent))
-
     # Proposing
 
+    @property
+    def _has_failed(self) -> bool:
+        return self._num_failures > self.settings.max_failures
+
     def _has_more(self) -> bool:
-        if self._is_stopped or self._num_failures > self.settings.max_failures:
+        if self._is_stopped or self._has_failed:
             return False
         if self._begun_before:
             return True
-        return not self._is_exhausted and (self._limit is None or self._next_number() < self._limit)
+        return not self._is_exhausted and (self.settings.trials is None or self._next_number() < self.settings.trials)
 
     def _next_number(self) -> int:
-        taken = {*self.records, *self._live}
-        return next(number for number in range(len(taken) + 1) if number not in taken)
+        """The lowest number that no trial has; one that a trial has it keeps."""
+        while self._lowest_free in self.records or self._lowest_free in self._live:
+            self._lowest_free += 1
+        return self._lowest_free
 
     def _propose(self, scheduler: Scheduler) -> None:
         while self._has_more() and not self._is_full(scheduler):
@@ -232,55 +211,34 @@ class Search:
         return running >= (room if self.settings.max_concurrent is None else self.settings.max_concurrent)
 
     def _start(self, number: int, suggestion: Suggestion, scheduler: Scheduler) -> None:
-        group = trial_label(self.sweep.name, number)
-        record = TrialRecord(number=number, values=suggestion.values, state=RUNNING, parent=suggestion.parent)
+        group, parent = self._plans.group(number), suggestion.parent
+        record = TrialRecord(number=number, values=suggestion.values, state=RUNNING, parent=parent)
         try:
-            nodes = self._plan(number, suggestion)
+            nodes = self._plans.plan(number, suggestion.values, parent=parent)
         except PlanError as error:  # each value is legal, and the stage refuses them together
             self._end(replace(record, state="failed", error=error.message), scheduler)
             return
-        record = replace(record, keys=_keys(nodes))
-        forecast = self._static_metrics(nodes)
-        violated = self._scores.violated(forecast, static_only=True)
+        self._plans.remember(number, nodes, parent=parent)
+        record = replace(record, keys=keys_of(nodes))
+        forecast = self._static_metrics(nodes, parent)
+        violated = self._scores.struck_out(forecast)
         if violated:
             self._end(replace(record, state="infeasible", metrics=forecast, violated=violated), scheduler)
             return
         self._log.write(record)
         self._live[number] = Trial(number=number, group=group, suggestion=suggestion, nodes=nodes)
-        scheduler.note(
-            "trial_started",
-            sweep=self.sweep.name,
-            trial=group,
-            number=number,
-            values=dict(suggestion.values),
-            parent=suggestion.parent,
-        )
-        self._add(nodes, group, scheduler, parent=suggestion.parent)
+        values = dict(suggestion.values)
+        scheduler.note("trial_started", sweep=self.sweep.name, trial=group, number=number, values=values, parent=parent)
+        self._plans.join(nodes, scheduler, group=group, parent=parent)
 
-    def _add(self, nodes: Mapping[str, PlanNode], group: str, scheduler: Scheduler, *, parent: int | None) -> None:
-        """Add a trial's nodes, and before them those of the trials it goes on from, where an earlier run has made them."""
-        line: list[int] = []
-        while parent is not None and trial_label(self.sweep.name, parent) not in scheduler.graph.groups:
-            line.append(parent)
-            parent = self.records[parent].parent
-        for number in reversed(line):
-            scheduler.add(self._with_records(self._nodes_of(number)).values(), group=trial_label(self.sweep.name, number))
-        scheduler.add(self._with_records(nodes).values(), group=group)
-
-    def _with_records(self, nodes: Mapping[str, PlanNode]) -> dict[str, PlanNode]:
-        from orchestrator.workflow.statuses import with_status
-
-        outer = {**{node.label: node for node in self.sweep.outer.values()}}
-        return with_status(nodes, self.context.artifacts, outer=outer.values())
-
-    def _static_metrics(self, nodes: Mapping[str, PlanNode]) -> Mapping[str, Any]:
+    def _static_metrics(self, nodes: Nodes, parent: int | None) -> Mapping[str, Any]:
         if not any(constraint.check == "static" for constraint in self.settings.constraints):
             return {}
         if self._forecaster is None:
             from orchestrator.sweeps.forecast import Forecaster
 
             self._forecaster = Forecaster(self.context.artifacts)
-        return self._forecaster.of_trial(nodes, {node.label: node for node in self.sweep.outer.values()})
+        return self._forecaster.of_trial(nodes, self._plans.around(parent))
 
     def _resume_decided(self, scheduler: Scheduler) -> None:
         """Let paused trials go on, or end them, as a synchronous stopper decides."""
@@ -293,7 +251,7 @@ class Search:
                 trial.is_stopped = True
                 self._take_in(trial, scheduler)
             else:
-                scheduler.add(self._with_records(trial.nodes).values(), group=trial.group)
+                self._plans.join(trial.nodes, scheduler, group=trial.group, parent=trial.suggestion.parent)
 
     # Ending
 
@@ -303,43 +261,51 @@ class Search:
             return
         if state is GroupState.CANCELLED and not trial.is_stopped:
             return  # the run is being stopped; the trial goes on when it is submitted again
-        metrics = self._metrics_of(trial, scheduler)
+        if trial.is_stopped and scheduler.is_stopping(trial.group):
+            return  # what it has cost is not known yet, and its place is not free
         record = TrialRecord(
             number=trial.number,
             values=trial.suggestion.values,
             state={GroupState.DONE: "done", GroupState.FAILED: "failed"}.get(state, "stopped"),
-            keys=_keys(trial.nodes),
-            metrics=metrics,
+            keys=keys_of(trial.nodes),
+            metrics=self._metrics_of(trial.group, scheduler),
             history=tuple(trial.history),
+            stopping=self._stopping,
             parent=trial.suggestion.parent,
             seconds=_seconds(trial, scheduler),
         )
-        missing = [name for name in self.settings.objectives if self._scores_lack(metrics, name)]
         if record.state == "failed":
             record = replace(record, error=_first_error(trial, scheduler))
-        elif record.state == "done" and missing:
-            record = replace(record, state="failed", error=f"objective {missing[0]} was not reported")
-        elif record.state == "stopped":
-            record = replace(record, metrics={**metrics, **_last_reported(trial, self._stopping_metric)})
-        self._end(replace(record, violated=self._scores.violated(record.metrics) if record.state == "done" else ()), scheduler)
+        elif record.state == "done":
+            record = self._measured(record, trial)
+        else:
+            record = replace(record, metrics={**record.metrics, **last_reported(record)})
+        self._end(record, scheduler)
 
-    def _scores_lack(self, metrics: Mapping[str, Any], name: str) -> bool:
-        value = metrics.get(name)
-        return not isinstance(value, int | float) or value != value  # noqa: PLR0124 - NaN is the one that differs from itself
+    def _measured(self, record: TrialRecord, trial: Trial) -> TrialRecord:
+        """A trial that ran to its end, as far as it has all objectives."""
+        if self._stopper is not None and not record.history:  # another run has made its training
+            record = replace(record, history=self._known.history(trial.nodes))
+            for report, value in record.history:
+                self._stopper.report(record.number, report, value)
+        for name in self.settings.objectives:
+            if constraints.number(record.metrics.get(name)) is None:
+                found = f"is {record.metrics[name]}" if record.metrics.get(name) is not None else "was not reported"
+                return replace(record, state="failed", error=f"objective {name} {found}")
+        return replace(record, violated=self._scores.violated(record.metrics))
 
     def _end(self, record: TrialRecord, scheduler: Scheduler) -> None:
         self._live.pop(record.number, None)
         self.records[record.number] = record
         self._num_failures += record.state == "failed"
-        if record.keys:
-            self._log.write(record)
+        self._log.write(record)
         self._searcher.tell(record)
         if self._stopper is not None:
             self._stopper.ended(record.number)
         scheduler.note(
             "trial_ended",
             sweep=self.sweep.name,
-            trial=trial_label(self.sweep.name, record.number),
+            trial=self._plans.group(record.number),
             number=record.number,
             values=dict(record.values),
             state=record.state,
@@ -348,32 +314,31 @@ class Search:
             error=record.error,
         )
 
-    def _metrics_of(self, trial: Trial, scheduler: Scheduler) -> dict[str, Any]:
+    def _metrics_of(self, group: str, scheduler: Scheduler) -> dict[str, Any]:
         return {
             f"{part}.{name}": value
             for part in self.sweep.checked.order
-            for name, value in scheduler.metrics_of(trial.label(part)).items()
+            for name, value in scheduler.metrics_of(f"{group}/{part}").items()
         }
 
     def _settle(self, scheduler: Scheduler) -> None:
         """Run the finalists' repeats, then state the result and make it an artifact."""
         trials = [self.records[number] for number in sorted(self.records)]
-        chosen = finalists(self.settings, trials, baselines=self._baselines)
-        seeds = self.settings.finalists.seeds if self.settings.finalists is not None else ()
-        wanted = [(number, seed) for number in chosen for seed in seeds]
-        for number, seed in wanted:
-            if (number, seed) not in self._repeats:
-                self._repeats[number, seed] = self._repeat(number, seed, scheduler)
-        open_groups = [trial for trial in self._repeats.values() if scheduler.group_state(trial.group) is GroupState.RUNNING]
-        if open_groups:
+        if self._repeats is None:
+            self._repeats = Repeats(self._plans, self._metrics_of)
+            if self.settings.finalists is not None:
+                chosen = [self.records[number] for number in finalists(self.settings, trials, baselines=self._baselines)]
+                self._repeats.begin(chosen, seeds=self.settings.finalists.seeds, scheduler=scheduler)
+        if not self._repeats.have_ended(scheduler):
             return
-        if any(scheduler.group_state(trial.group) is GroupState.CANCELLED for trial in self._repeats.values()):
-            return  # the run is being stopped
-        repeats = {
-            number: tuple(self._repeated_metrics(self._repeats[number, seed], scheduler) for seed in seeds) for number in chosen
-        }
-        result = choose(self.settings, trials, baselines=self._baselines, repeats=repeats, found=self._seconds_found(scheduler))
-        publish(
+        result = choose(
+            self.settings,
+            trials,
+            baselines=self._baselines,
+            repeats=self._repeats.metrics(scheduler),
+            found=self._seconds_found(scheduler),
+        )
+        standing = publish(
             self.context.artifacts,
             result,
             key=self.sweep.key,
@@ -385,6 +350,8 @@ class Search:
             stopping_metric=self._stopping_metric,
             supersede=self.sweep.forced or self.sweep.record is not None,
         )
+        if standing.run != self.context.run:  # another run that searched the same was first: what it says stands
+            result = read_result(standing, self.context.artifacts) or result
         scheduler.note(
             "sweep_settled",
             sweep=self.sweep.name,
@@ -397,17 +364,6 @@ class Search:
         )
         self.result = result
 
-    def _repeat(self, number: int, seed: int, scheduler: Scheduler) -> Trial:
-        record = self.records[number]
-        suggestion = Suggestion(values=record.values, parent=record.parent)
-        nodes = self._plan(number, suggestion, seed=seed)
-        group = f"{trial_label(self.sweep.name, number)}.s{seed}"
-        self._add(nodes, group, scheduler, parent=record.parent)
-        return Trial(number=number, group=group, suggestion=suggestion, nodes=nodes)
-
-    def _repeated_metrics(self, trial: Trial, scheduler: Scheduler) -> dict[str, Any]:
-        return self._metrics_of(trial, scheduler) if scheduler.group_state(trial.group) is GroupState.DONE else {}
-
     def _seconds_found(self, scheduler: Scheduler) -> dict[str, float]:
         """Seconds of nodes that this run did not make, by key: hits."""
         prefix = f"{self.sweep.name}/"
@@ -416,10 +372,6 @@ class Search:
             for label, unit in scheduler.units.items()
             if label.startswith(prefix) and unit.cost_s and not unit.spent_s
         }
-
-
-def _keys(nodes: Mapping[str, PlanNode]) -> dict[str, str]:
-    return {label.rpartition("/")[2]: node.key for label, node in nodes.items()}
 
 
 def _seconds(trial: Trial, scheduler: Scheduler) -> dict[str, float]:
@@ -432,12 +384,3 @@ def _first_error(trial: Trial, scheduler: Scheduler) -> str:
     """As "TrainingDiverged: ...", so that whoever reads the log of trials knows whether trying again makes sense."""
     failed = next((scheduler.units[label] for label in trial.nodes if scheduler.error_of(label)), None)
     return f"{failed.error_type}: {failed.error}" if failed is not None else "a node failed"
-
-
-def _last_reported(trial: Trial, metric: str) -> dict[str, float]:
-    return {metric: trial.history[-1][1]} if trial.history else {}
-
-
-def _is_hopeless(record: TrialRecord) -> bool:
-    """Whether the same trial would only fail in the same way again."""
-    return record.error.startswith(HOPELESS)

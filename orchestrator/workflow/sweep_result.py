@@ -23,6 +23,7 @@ class TrialRecord:
         keys: artifact key of each of the trial's nodes; with a carry, those of its own generation.
         metrics: "node.metric" of all that was reported at the end; of a stopped trial what it last reported.
         history: (report number from 1, value) of the early-stopping metric.
+        stopping: the rule of early stopping that it ran under, `metric` among it; empty without one.
         parent: pbt: number of the trial that this one goes on from, else None.
         seconds: by key, of the nodes that were made for it.
         violated: the constraints it does not meet, in words, with the distance.
@@ -34,6 +35,7 @@ class TrialRecord:
     keys: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[tuple[int, float]] = ()
+    stopping: Mapping[str, Any] = field(default_factory=dict)
     parent: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     violated: Sequence[str] = ()
