@@ -27,6 +27,15 @@ class Entry:
     version: str
 
 
+@dataclass(frozen=True)
+class Blob:
+    """A blob as the store lists it; `age_s` is the time since it was put, by the store's own clock."""
+
+    digest: str
+    size_bytes: int
+    age_s: float
+
+
 class Store(Protocol):
     """Operations of a back end. `durable=False` may be used for what need not outlive the machine (leases, progress)."""
 
@@ -62,8 +71,11 @@ class Store(Protocol):
     def has_blob(self, digest: str, size_bytes: int) -> bool:
         """Whether the blob is there with this size; reads no content."""
 
+    def blobs(self) -> Iterator[Blob]:
+        """Every blob, in no order. Put while the listing goes on, one may be in it or not."""
+
     def remove_blob(self, digest: str) -> None:
-        """Remove a blob that was found damaged; quiet if there is none."""
+        """Remove a blob that was found damaged or that nothing names any more; quiet if there is none."""
 
     def blob_path(self, digest: str) -> Path:
         """A local, read-only file with the blob's content (not verified); raises FileNotFoundError."""

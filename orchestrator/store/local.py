@@ -9,16 +9,18 @@ import fcntl
 import itertools
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import StoreError
-from orchestrator.store.base import Entry
+from orchestrator.store.base import Blob, Entry
 from orchestrator.store.blobs import digest_bytes
 from orchestrator.store.processes import is_left_by_dead_process, process_mark
 
 _NUM_LOCKS = 64
+_NUM_PLACINGS = 8
 _numbers = itertools.count()  # of the process, not of a store object: two of them may have one folder open
 
 
@@ -74,6 +76,7 @@ class LocalStore:
                 os.unlink(f"{self.root}/{path}")
             except FileNotFoundError:
                 return False
+            self._remove_empty_folders(os.path.dirname(path))
             return True
 
     def append(self, path: str, data: bytes) -> None:
@@ -118,6 +121,7 @@ class LocalStore:
             descriptor = os.open(source, os.O_RDONLY)
             try:
                 os.fchmod(descriptor, 0o444)
+                os.utime(descriptor)  # a blob's age counts from here, not from when its file was written
                 if durable:
                     os.fsync(descriptor)
             finally:
@@ -131,6 +135,15 @@ class LocalStore:
             return os.stat(self._blob(digest)).st_size == size_bytes
         except FileNotFoundError:
             return False
+
+    def blobs(self) -> Iterator[Blob]:
+        now_s = time.time()
+        for part in list(self.list("blobs")):
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / "blobs" / part) as found:
+                for file in found:
+                    with suppress(FileNotFoundError):
+                        status = file.stat(follow_symlinks=False)
+                        yield Blob(file.name, status.st_size, now_s - status.st_mtime)
 
     def remove_blob(self, digest: str) -> None:
         with suppress(FileNotFoundError):
@@ -159,6 +172,13 @@ class LocalStore:
             if is_left_by_dead_process(name):
                 with suppress(FileNotFoundError):
                     os.unlink(self.root / "work/objects" / name)
+
+    def _remove_empty_folders(self, folder: str) -> None:
+        """Leave no trace of what was deleted in listings; the folders at the top stay."""
+        with suppress(OSError):
+            while "/" in folder:
+                os.rmdir(self.root / folder)
+                folder = os.path.dirname(folder)
 
     def _blob(self, digest: str) -> str:
         return f"{self.root}/blobs/{digest[:2]}/{digest}"
@@ -215,11 +235,13 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _place(move: Callable[[], None], target: str) -> None:
-    try:
-        move()
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        move()
+    for _ in range(_NUM_PLACINGS):  # more than one: somebody who deletes may remove the empty folder again
+        with suppress(FileNotFoundError):
+            move()
+            return
+        with suppress(FileNotFoundError):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+    move()
 
 
 def _copied(source: Path) -> Path:

@@ -145,6 +145,37 @@ def test_a_blob_is_read_by_its_digest(store: Store) -> None:
         store.blob_path(digest_bytes(b"other"))
 
 
+def test_every_blob_is_listed_with_its_size_and_age(store: Store) -> None:
+    """What nothing names any more could never be found and removed; what was put just now would be taken for garbage."""
+    digests = {put(store, b"one"): 3, put(store, b"three"): 5, put(store, b""): 0}
+    found = {blob.digest: blob for blob in store.blobs()}
+    assert {digest: blob.size_bytes for digest, blob in found.items()} == digests
+    assert all(-5 < blob.age_s < 60 for blob in found.values())
+    store.remove_blob(next(iter(digests)))
+    assert len(list(store.blobs())) == 2
+
+
+def test_an_old_file_becomes_a_young_blob(store: Store) -> None:
+    """What a stage wrote days before it ended would go before its record is there."""
+    source = store.workspace("w") / "file"
+    source.write_bytes(b"old")
+    os.utime(source, (0, 0))
+    store.put_blob(source, digest_bytes(b"old"))
+    assert [blob.age_s < 60 for blob in store.blobs()] == [True]
+
+
+def test_what_was_deleted_is_listed_no_more(store: Store) -> None:
+    """A run or an artifact would be there by name, with nothing in it."""
+    store.create("runs/one/run.json", b"{}")
+    store.create("runs/one/nodes/a/log", b"")
+    store.create("runs/two/run.json", b"{}")
+    assert store.delete("runs/one/nodes/a/log")
+    assert sorted(store.list("runs/one")) == ["run.json"]
+    assert store.delete("runs/one/run.json")
+    assert list(store.list("runs")) == ["two"]
+    assert store.create("runs/one/run.json", b"{}") is not None
+
+
 def test_putting_a_blob_takes_the_file_away_even_if_the_blob_is_there(store: Store) -> None:
     """A checkpoint that equals an earlier one would otherwise stay behind and fill the disk."""
     for _ in range(2):
