@@ -13,10 +13,14 @@ from orchestrator.cli.shell import Shell
 @click.option("--watch", is_flag=True, help="Follow the run until it ends.")
 @pass_shell
 def status(shell: Shell, run: str | None, watch: bool) -> int:
-    """Show the live runs, or the nodes of one run. RUN: id, its beginning, @last."""
+    """Show the live runs, or the nodes and trials of one run. RUN: id, its beginning, @last.
+
+    Of a sweep the leading 20 trials are shown; -v adds the nodes of all trials.
+    """
     from orchestrator import api
     from orchestrator.cli.following import follow, live_runs
     from orchestrator.errors import UsageError
+    from orchestrator.report.found_sweeps import found_sweeps
     from orchestrator.report.progress import ProgressReader
     from orchestrator.report.status_table import runs_lines, status_document, status_lines
 
@@ -38,8 +42,11 @@ def status(shell: Shell, run: str | None, watch: bool) -> int:
     if watch:
         return follow(shell, found)
     progress = ProgressReader(workspace.ledger, found.id).read(found)
+    sweeps = found_sweeps(found, workspace.artifacts)
     if shell.as_json:
-        shell.document(status_document(found, progress))
+        shell.document(status_document(found, progress, sweeps=sweeps))
     else:
-        shell.data(status_lines(found, progress=progress, style=shell.style, width=shell.width, show_trace=shell.verbose))
+        shell.data(
+            status_lines(found, progress=progress, sweeps=sweeps, style=shell.style, width=shell.width, show_all=shell.verbose)
+        )
     return 0

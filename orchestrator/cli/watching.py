@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.api import RunStatus, Watcher
 from orchestrator.cli.shell import Shell
 from orchestrator.report.progress import ProgressReader
-from orchestrator.report.run_lines import event_line
+from orchestrator.report.run_lines import event_line, is_quiet
 from orchestrator.report.status_table import progress_text
 from orchestrator.report.text import Style
 from orchestrator.store.ledger import now_text
@@ -63,6 +63,16 @@ class FollowingWatcher(Watcher):
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Something happened."""
 
+    def lines(self, events: Sequence[Mapping[str, Any]], style: Style, *, without: Sequence[str] = ()) -> list[str]:
+        """A line for each event that people want to see; nodes of trials only with --verbose."""
+        status = self.status
+        assert status is not None
+        told = [event for event in events if event["type"] not in without]
+        if not self.shell.verbose:
+            told = [event for event in told if not is_quiet(event, status.nodes)]
+        made = (event_line(event, style=style, sweep=status.sweeps.get(event.get("sweep", ""))) for event in told)
+        return [line for line in made if line]
+
     def beat(self, status: RunStatus) -> None:
         """Time has passed."""
 
@@ -84,8 +94,7 @@ class PlainWatcher(FollowingWatcher):
 
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         stamp = now_text()
-        lines = [event_line(event, style=Style()) for event in events]
-        self.shell.say(*(f"{stamp}  {line}" for line in lines if line))
+        self.shell.say(*(f"{stamp}  {line}" for line in self.lines(events, Style())))
 
     def beat(self, status: RunStatus) -> None:
         now_s = time.monotonic()
@@ -120,8 +129,7 @@ class LiveWatcher(FollowingWatcher):
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         if self._block is None:
             return
-        lines = [event_line(event, style=self.shell.err_style) for event in events if event["type"] != "node_started"]
-        self._block.print([line for line in lines if line])
+        self._block.print(self.lines(events, self.shell.err_style, without=("node_started", "trial_started")))
 
     def tick(self, status: RunStatus) -> None:
         super().tick(status)

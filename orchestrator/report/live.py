@@ -15,7 +15,9 @@ from rich.text import Text
 
 from orchestrator.report.progress import Progress, ProgressReader
 from orchestrator.report.run_status import NodeStatus, RunStatus
+from orchestrator.report.run_sweeps import RunSweep
 from orchestrator.report.status_table import counts_text
+from orchestrator.report.sweep_table import counts
 from orchestrator.report.text import format_seconds
 
 REFRESH_PER_S = 4
@@ -53,9 +55,10 @@ class LiveBlock:
         with self._lock:
             progress = self._reader.read(self.status)
         running = [node for node in self.status.nodes.values() if node.state == "running"]
-        room = max(1, self._console.height - 3)
+        searching = [sweep for sweep in self.status.sweeps.values() if sweep.state == "searching"]
+        room = max(1, self._console.height - 3 - len(searching))
         hidden = len(running) - room
-        parts: list[Text | Table] = [self._header(), self._nodes(running[:room], progress)]
+        parts: list[Text | Table] = [self._header(), *map(self._sweep, searching), self._nodes(running[:room], progress)]
         if hidden > 0:
             parts.append(Text(f"... and {hidden} more", style="dim"))
         return Group(*parts)
@@ -65,6 +68,12 @@ class LiveBlock:
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(f"run {self.status.id}", style="bold")
         text.append(f"  {self.status.workflow}  {elapsed}  {counts_text(self.status)}")
+        return text
+
+    def _sweep(self, sweep: RunSweep) -> Text:
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append("SEARCH", style="yellow")
+        text.append(f"  {sweep.name}  {counts(sweep)}")
         return text
 
     def _nodes(self, running: Sequence[NodeStatus], progress: dict[str, Progress]) -> Table:

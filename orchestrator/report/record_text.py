@@ -8,21 +8,31 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.report.found_sweeps import FoundSweep
 from orchestrator.report.run_status import RunStatus
+from orchestrator.report.sweep_table import sweep_lines
 from orchestrator.report.text import Style, format_bytes, format_seconds, format_time, format_value
 from orchestrator.store.artifacts import Record
 
 _INDENT = "   "
 
 
-def record_lines(record: Record, *, style: Style, width: int | None) -> list[str]:
-    """What `show KEY` prints."""
+def record_lines(record: Record, *, style: Style, width: int | None, found: FoundSweep | None = None) -> list[str]:
+    """What `show KEY` prints. `found` is what a sweep's artifact holds: shown in place of what only a program reads."""
     took = format_seconds(record.seconds)
     lines = [
         f"artifact {style.paint(record.key, 'bold')}",
         f"{_INDENT}{record.kind}, made by stage {record.stage} as node {record.label}",
         f"{_INDENT}finished {format_time(record.finished)} UTC in {took}, run {record.run}, attempt {record.attempt}",
     ]
+    if found is not None:
+        took = f"{_INDENT}settled {format_time(record.finished)} UTC by run {record.run}"
+        lines = [f"artifact {style.paint(record.key, 'bold')}", took]
+        lines += [
+            *sweep_lines(found, style=style, width=width, more=f"orchestrator sweep show {record.run} {found.name} --all")
+        ]
+        lines += _section("made with", _flat(record.provenance), style=style, width=width)
+        return [*lines, f"next: orchestrator artifacts get {record.key[:8]} ./out    (sweep.json, trials.parquet)"]
     identity = record.identity
     known = {"settings", "inputs"}
     lines += _section("settings", identity.get("settings", {}), empty="all defaults", style=style, width=width)

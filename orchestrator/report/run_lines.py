@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.report.run_status import NodeStatus, RunStatus
+from orchestrator.report.run_sweeps import RunSweep
 from orchestrator.report.status_table import counts_text, run_word
-from orchestrator.report.text import Style, format_bytes, format_seconds, format_value, printable, shorten
+from orchestrator.report.sweep_table import metrics_text, values_text
+from orchestrator.report.text import Style, format_bytes, format_seconds, format_value, printable, shorten, state_word
 from orchestrator.store.artifacts import Artifacts, checkpoint_workspace
 from orchestrator.store.ledger import Ledger
 from orchestrator.workflow.plan import PlanNode
+from orchestrator.workflow.trials import trial_name
 from stages.contract import Checkpoints
 
 TAIL_LINES = 20
@@ -31,10 +34,12 @@ _SHORT = {
 Event = Mapping[str, Any]
 
 
-def event_line(event: Event, *, style: Style) -> str:
+def event_line(event: Event, *, style: Style, sweep: RunSweep | None = None) -> str:
     """One event as a line that begins with its status word; empty for events that say nothing new to a person."""
     kind, label = event["type"], event.get("node", "")
     match kind:
+        case "sweep_started" | "sweep_settled" | "sweep_failed" | "sweep_blocked" | "trial_started" | "trial_ended":
+            return _sweep_line(event, style, sweep)
         case "node_started":
             again = f", attempt {event['attempt']}" if event["attempt"] > 1 else ""
             return f"{style.word('RUN')}  {label}  started{again}"
@@ -87,6 +92,41 @@ def artifact_count_line(artifacts: Artifacts, place: str, made: Sequence[PlanNod
     """Where the files are, and how many bytes this run's nodes hold."""
     sizes = [record.size_bytes for node in made if (record := artifacts.find(node.spec.name, node.key)) is not None]
     return f"files: {format_bytes(sum(sizes))} in {len(sizes)} artifacts, store {place}"
+
+
+def _sweep_line(event: Event, style: Style, sweep: RunSweep | None) -> str:
+    """What happened to a sweep or to one of its trials; failures are told with their reason."""
+    name = event["sweep"]
+    match event["type"]:
+        case "sweep_started":
+            number = f"{event['trials']} trials" if event["trials"] is not None else "the whole grid"
+            known = f", {event['known']} of them ended by earlier runs" if event.get("known") else ""
+            return f"{style.word('SEARCH')}  {name}  {number}{known}"
+        case "sweep_settled":
+            return f"{style.word('DONE')}  {name}  {printable(event['verdict'])}"
+        case "sweep_failed":
+            return f"{style.word('FAIL')}  {name}  {_first_line(event['error'])}"
+        case "sweep_blocked":
+            return f"{style.word('SKIP')}  {name}  needs {event['by']}, which did not finish"
+        case "trial_started":
+            parent = "" if event.get("parent") is None else f"from {trial_name(event['parent'])}: "
+            return f"{style.word('RUN')}  {event['trial']}  {parent}{values_text(event['values'])}"
+    word = style.word(state_word(event["state"]))
+    if event["state"] == "failed":
+        return f"{word}  {event['trial']}  {_first_line(event['error'])}"
+    metrics = event["metrics"]
+    names = sweep.objectives if sweep is not None else metrics
+    text = metrics_text({metric: metrics.get(metric) for metric in names})
+    off = f"; {printable('; '.join(event['violated']))}" if event.get("violated") else ""
+    stopped = "stopped early, " if event["state"] == "stopped" else ""
+    leads = sweep is not None and sweep.leader is not None and sweep.leader.number == event["number"]
+    return f"{word}  {event['trial']}  {stopped}{text}{off}{' (best so far)' if leads else ''}"
+
+
+def is_quiet(event: Event, nodes: Mapping[str, NodeStatus]) -> bool:
+    """Whether an event is of a node of a trial: there may be thousands, and the trial's own lines tell the same."""
+    node = nodes.get(event.get("node", ""))
+    return node is not None and node.is_of_trial
 
 
 def _done_line(event: Event, label: str, style: Style) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.report.run_sweeps import SWEEP_EVENTS, RunSweep, apply_sweep_event, close_sweeps
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger, node_folder
@@ -51,6 +52,11 @@ class NodeStatus:
     def folder(self) -> str:
         return node_folder(self.node, self.key)
 
+    @property
+    def is_of_trial(self) -> bool:
+        """Whether it is a node of a sweep's trial, whose `node` is "search.tune"."""
+        return "." in self.node
+
 
 @dataclass
 class RunStatus:
@@ -68,6 +74,7 @@ class RunStatus:
     seconds: float = 0.0
     offset: int = 0
     error: str = ""
+    sweeps: dict[str, RunSweep] = field(default_factory=dict)
 
     def count(self, *states: str) -> int:
         """Number of nodes in one of these states."""
@@ -87,6 +94,8 @@ class RunStatus:
                 self.nodes = {**self.nodes, **_nodes_of_plan(event["nodes"])}  # anew: other threads may be reading it
             elif kind in _NODE_STATES and event["node"] in self.nodes:
                 _apply_to_node(self.nodes[event["node"]], event)
+            elif kind in SWEEP_EVENTS:
+                self.sweeps = apply_sweep_event(self.sweeps, event, self.request)
 
     def end_without_word(self) -> None:
         """Whoever drove the run is gone."""
@@ -98,6 +107,7 @@ class RunStatus:
         for node in self.nodes.values():
             if node.state in ("running", "waiting", "retrying"):
                 node.state = state
+        close_sweeps(self.sweeps, state)
 
 
 def submit_command(request: Mapping[str, Any]) -> str:

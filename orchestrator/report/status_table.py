@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.report.found_sweeps import FoundSweep
 from orchestrator.report.progress import Progress
 from orchestrator.report.run_status import NodeStatus, RunStatus, submit_command
+from orchestrator.report.sweep_table import counts, sweep_document, sweep_lines
 from orchestrator.report.text import (
     Column,
     Style,
@@ -60,39 +62,71 @@ def node_word(node: NodeStatus, status: RunStatus) -> str:
 
 
 def status_lines(
-    status: RunStatus, *, progress: Mapping[str, Progress], style: Style, width: int | None, show_trace: bool = False
+    status: RunStatus,
+    *,
+    progress: Mapping[str, Progress],
+    style: Style,
+    width: int | None,
+    sweeps: Sequence[FoundSweep] = (),
+    show_all: bool = False,
 ) -> list[str]:
-    """One run: a line about the whole, a line for each node."""
+    """One run: a line about the whole, a line for each node and sweep, and each sweep's trials.
+
+    `show_all` adds the nodes of trials, which may be thousands, and the trace of every error.
+    """
     lines = [headline(status, style=style)]
-    rows = [
-        [
-            node_word(node, status),
-            node.label,
-            node.key[:8],
-            str(node.attempt or "-"),
-            format_seconds(node.seconds) if node.state == "done" else "-",
-            _detail(node, status, progress.get(node.label)),
-        ]
-        for node in status.nodes.values()
-    ]
+    found = {sweep.name: sweep for sweep in sweeps}
+    rows: list[list[str]] = []
+    told: set[str] = set()
+    for node in status.nodes.values():
+        name = node.node.partition(".")[0]
+        if node.is_of_trial and name in found and name not in told:
+            told.add(name)
+            rows.append(_sweep_row(found[name]))
+        if show_all or not node.is_of_trial:
+            rows.append(_node_row(node, status, progress.get(node.label)))
+    rows += [_sweep_row(sweep) for name, sweep in found.items() if name not in told]
     columns = [
         Column("STATUS", painted=True), Column("NODE"), Column("KEY"), Column("ATTEMPT", right=True),
         Column("TIME", right=True), Column("DETAIL"),
     ]  # fmt: skip
     lines += format_table(columns, rows, style=style, width=width, last_lines=3)
-    if status.error:
-        lines.append(f"{style.paint('error:', 'error')} {status.error}")
-    if show_trace:
+    for sweep in sweeps:
+        more = f"orchestrator sweep show {status.id} {sweep.name} --all"
+        lines += ["", *sweep_lines(sweep, style=style, width=width, more=more)]
+    if status.error and not any(sweep.error and sweep.error in status.error for sweep in status.sweeps.values()):
+        lines.append(f"{style.paint('error:', 'error')} {printable(status.error)}")
+    if show_all:
         lines += [
             line for node in status.nodes.values() if node.trace for line in ["", f"{node.label}:", *node.trace.splitlines()]
         ]
     return [*lines, *_next_step(status)]
 
 
+def _node_row(node: NodeStatus, status: RunStatus, progress: Progress | None) -> list[str]:
+    took = format_seconds(node.seconds) if node.state == "done" else "-"
+    detail = _detail(node, status, progress)
+    return [node_word(node, status), node.label, node.key[:8], str(node.attempt or "-"), took, detail]
+
+
+def _sweep_row(found: FoundSweep) -> list[str]:
+    sweep = found.sweep
+    word = "HIT" if found.was_settled_before else state_word(sweep.state)
+    took = format_seconds(sweep.spent_s) if sweep.state == "settled" and not found.was_settled_before else "-"
+    return [word, found.name, sweep.key[:8], "-", took, sweep.error if sweep.state == "blocked" else counts(sweep)]
+
+
 def _next_step(status: RunStatus) -> list[str]:
-    failed = next((node for node in status.nodes.values() if node.state == "failed"), None)
-    if failed is not None:
-        return [f"next: orchestrator logs {status.id} {shlex.quote(failed.label)}"]
+    if status.state == "done":
+        return []
+    failed = [node for node in status.nodes.values() if node.state == "failed"]
+    plain = next((node.label for node in failed if not node.is_of_trial), None)
+    lost = next((name for name, sweep in status.sweeps.items() if sweep.state == "failed"), None)
+    of_sweep = next((node.label for node in reversed(failed) if lost is not None and node.node.startswith(f"{lost}.")), None)
+    if plain or of_sweep:
+        return [f"next: orchestrator logs {status.id} {shlex.quote(plain or of_sweep or '')}"]
+    if lost is not None:
+        return [f"next: orchestrator sweep show {status.id} {lost}"]
     if status.state in ("cancelled", "interrupted"):
         return [f"next: {submit_command(status.request)}    (goes on from there)"]
     return [f"next: orchestrator status {status.id} --watch"] if status.state in LIVE_STATES else []
@@ -125,15 +159,17 @@ def runs_lines(runs: Iterable[RunStatus], *, style: Style, width: int | None) ->
     return format_table(columns, rows, style=style, width=width)
 
 
-def status_document(status: RunStatus, progress: Mapping[str, Progress], *, with_text: bool = False) -> dict[str, Any]:
+def status_document(
+    status: RunStatus, progress: Mapping[str, Progress], *, sweeps: Sequence[FoundSweep] = (), with_text: bool = False
+) -> dict[str, Any]:
     """A run as data; `with_text` adds the workflow file as it was."""
-    content = {name: value for name, value in vars(status).items() if name not in ("nodes", "offset", "request")}
+    content = {name: value for name, value in vars(status).items() if name not in ("nodes", "sweeps", "offset", "request")}
     nodes = []
     for node in status.nodes.values():
         found = progress.get(node.label)
         nodes.append({**asdict(node), "progress": {**vars(found), "eta_s": found.seconds_left} if found else None})
     request = {name: value for name, value in status.request.items() if name != "plan" and (with_text or name != "text")}
-    return {"run": {**content, "request": request, "nodes": nodes}}
+    return {"run": {**content, "request": request, "nodes": nodes, "sweeps": [sweep_document(sweep) for sweep in sweeps]}}
 
 
 def _detail(node: NodeStatus, status: RunStatus, progress: Progress | None) -> str:

@@ -5,7 +5,7 @@ Knows no run, no plan and no library: what is fast enough for the first line of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,14 @@ WORD_WIDTH = 6
 
 _COLOURS = {
     "HIT": "36", "RUN": "33", "SHARED": "36", "WAIT": "2", "DONE": "32", "SKIP": "2", "RETRY": "33", "FAIL": "31",
-    "CANCEL": "35", "drift": "33", "total": "1", "error": "31", "warn": "33", "OK": "32", "WARN": "33", "dim": "2", "bold": "1",
+    "CANCEL": "35", "STOP": "2", "STRUCK": "2", "SEARCH": "33", "drift": "33", "total": "1", "error": "31", "warn": "33",
+    "OK": "32", "WARN": "33", "dim": "2", "bold": "1",
 }  # fmt: skip
 
 _STATE_WORDS = {
     "hit": "HIT", "planned": "WAIT", "running": "RUN", "waiting": "WAIT", "done": "DONE", "failed": "FAIL",
     "skipped": "SKIP", "blocked": "SKIP", "cancelled": "CANCEL", "interrupted": "CANCEL", "retrying": "RETRY",
+    "stopped": "STOP", "infeasible": "STRUCK", "searching": "SEARCH", "settled": "DONE",
 }  # fmt: skip
 
 
@@ -39,7 +41,7 @@ class Style:
 
 
 def state_word(state: str) -> str:
-    """The status word of a node's state in the ledger."""
+    """The status word of a node's, a trial's or a sweep's state in the ledger."""
     return _STATE_WORDS.get(state, state.upper()[:WORD_WIDTH])
 
 
@@ -72,6 +74,25 @@ def format_bytes(size_bytes: float) -> str:
 def format_count(number: float) -> str:
     """1,234,567 for whole numbers; at most four significant digits for others."""
     return f"{int(number):,}" if float(number).is_integer() else f"{number:.4g}"
+
+
+def format_figure(value: Any) -> str:
+    """A metric in a table: at most five significant digits, thousands set apart, a dash for what is missing."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "-" if value is None else format_value(value)
+    return f"{value:,}" if isinstance(value, int) else format_value(float(f"{value:.5g}"))
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Each "node.name" without its node where that leaves it apart from the others.
+
+    Example:
+        >>> short_names(["tune.lr", "tune.loss", "base.loss"])
+        {'tune.lr': 'lr', 'tune.loss': 'tune.loss', 'base.loss': 'base.loss'}
+    """
+    names = list(names)
+    short = [name.partition(".")[2] or name for name in names]
+    return {name: each if short.count(each) == 1 else name for name, each in zip(names, short, strict=True)}
 
 
 def format_value(value: Any) -> str:
