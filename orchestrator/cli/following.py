@@ -10,6 +10,7 @@ from orchestrator.report.run_lines import end_line
 from orchestrator.report.run_status import FINAL_STATES, RunStatus, read_run_status
 
 EXIT_FAILED = 3
+EXIT_UNMET = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 LOOK_EVERY_S = 0.5

@@ -23,7 +23,10 @@ LOOK_EVERY_S = 0.4
 @click.option("--tail", metavar="N", type=click.IntRange(min=0), help="Only the last N lines of each log.")
 @pass_shell
 def logs(shell: Shell, run: str, node: str | None, follows: bool, attempt: int | None, tail: int | None) -> int:
-    """Show what stages printed. NODE: a label, or a name for all its instances."""
+    """Show what stages printed. NODE: a label, or a name for all its instances.
+
+    Of a sweep's trial: search/t0007 for all its nodes, search/t0007/tune for one.
+    """
     from orchestrator import api
     from orchestrator.cli.naming import nodes_of_run
     from orchestrator.errors import UsageError

@@ -7,14 +7,13 @@ from typing import Literal
 import click
 
 from orchestrator import api
-from orchestrator.cli.following import exit_code
+from orchestrator.cli.ending import tell_end, tell_nothing_to_do
+from orchestrator.cli.following import EXIT_UNMET, exit_code
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.plan import FILE, selecting
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import UsageError
-from orchestrator.report.plan_table import drift_lines, plan_document, plan_lines
-from orchestrator.report.result_table import RESULT_KINDS, Result, result_documents, result_lines
-from orchestrator.report.text import plural
+from orchestrator.report.plan_table import plan_document, plan_lines
 
 
 @command("submit", example="orchestrator submit workflows/digits.yaml --set pretrain.epochs=5")
@@ -66,40 +65,22 @@ def submit(
             watcher=watcher,
             tags=marks,
         )
-    from orchestrator.cli.ending import tell_end
-
-    code = exit_code(result.state.value, signal_number=result.signal_number)
-    tell_end(shell, plan, result, results=_results(shell, plan), exit_code=code)
+    code = _code(result)
+    tell_end(shell, plan, result, exit_code=code)
     return code
 
 
 def _nothing_to_do(shell: Shell, plan: api.Plan, marks: dict[str, str]) -> int:
     result = api.submit(plan, workspace=shell.workspace, tags=marks)
-    results = _results(shell, plan)
-    if shell.as_json:
-        shell.json_line(
-            {
-                "type": "end",
-                "run": result.run,
-                "state": result.state.value,
-                "exit_code": 0,
-                "results": result_documents(results),
-            }
-        )
-        return 0
-    hits, skips = len(plan.with_status(api.Status.HIT)), len(plan.with_status(api.Status.SKIP))
-    skipped = f", {skips} skipped by their conditions" if skips else ""
-    which = f"all {plural(hits, 'node')} are finished" if hits != 1 else "its one node is finished"
-    shell.say(f"nothing to do: {which}{skipped} (run {result.run})", *drift_lines(plan, style=shell.err_style))
-    shell.data(result_lines(results, style=shell.style, width=shell.width))
-    return 0
+    code = _code(result)
+    tell_nothing_to_do(shell, plan, result, exit_code=code)
+    return code
 
 
-def _results(shell: Shell, plan: api.Plan) -> list[Result]:
-    artifacts = shell.workspace.artifacts
-    wanted = [node for node in plan.nodes.values() if node.spec.output in RESULT_KINDS]
-    found = [(node, node.record or artifacts.find(node.spec.name, node.key)) for node in wanted]
-    return [Result(node.label, record) for node, record in found if record is not None]
+def _code(result: api.RunResult) -> int:
+    """A run that is done is no success where a sweep has found nothing that meets its constraints."""
+    code = exit_code(result.state.value, signal_number=result.signal_number)
+    return EXIT_UNMET if code == 0 and result.unmet else code
 
 
 def _tags(tags: tuple[str, ...]) -> dict[str, str]:

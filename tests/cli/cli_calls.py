@@ -38,6 +38,41 @@ nodes:
   wait: {stage: probe.sleep, params: {seconds: 60}, inputs: {inputs: [first]}}
 """
 
+SEARCH = """\
+version: 1
+name: searching
+nodes:
+  base: {stage: probe.echo, params: {value: 0.5}}
+  search:
+    sweep:
+      trials: 6
+      sampler: random
+      objectives: {score.value: maximize, draw.value: minimize}
+      constraints: [{metric: score.value, min: 0.2}]
+      space: {score.value: {uniform: [0, 1]}, draw.value: {choice: [1, 2, 3]}}
+    nodes:
+      draw: {stage: probe.echo, inputs: {inputs: [base]}}
+      score: {stage: probe.echo, inputs: {inputs: [draw]}}
+  after: {stage: probe.echo, inputs: {inputs: [search.best.score]}}
+"""
+
+UNMET = SEARCH.replace("min: 0.2", "min: 10").replace("searching", "unmet")
+
+LOSING = """\
+version: 1
+name: losing
+nodes:
+  search:
+    sweep:
+      sampler: grid
+      max_failures: 1
+      objectives: {score.value: maximize}
+      space: {score.value: {choice: [1, 2]}, draw.failures: {choice: [0, 5, 6]}}
+    nodes:
+      draw: {stage: probe.fail}
+      score: {stage: probe.echo, inputs: {inputs: [draw]}}
+"""
+
 
 @dataclass(frozen=True)
 class Answer:

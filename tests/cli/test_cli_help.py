@@ -8,8 +8,9 @@ from cli_calls import Cli
 from orchestrator.cli.artifacts import artifacts
 from orchestrator.cli.root import orchestrator
 from orchestrator.cli.stages import stages
+from orchestrator.cli.sweep import sweep
 
-GROUPS = {"artifacts": artifacts, "stages": stages}
+GROUPS = {"artifacts": artifacts, "stages": stages, "sweep": sweep}
 COMMANDS = [
     (),
     *((verb,) for verb in orchestrator.verbs),

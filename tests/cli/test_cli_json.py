@@ -34,6 +34,24 @@ def test_every_command_gives_one_document_with_its_schema(cli: Cli, finished: st
     assert answer.err == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "@last"],
+        ["best"],
+        ["pareto", "@last"],
+        ["sweep", "show"],
+        ["compare", "@last/base", "@last/search/best/score"],
+        ["logs", "@last", "search/0"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_about_sweeps_gives_one_document_too(cli: Cli, searched: str, arguments: list[str]) -> None:
+    answer = cli(*arguments, "--json")
+    assert answer.document["schema"] == 1
+    assert answer.err == ""
+
+
 def test_submit_streams_its_plan_events_and_end(cli: Cli) -> None:
     answer = cli("submit", "chain.yaml", "--executor", "inline", "--json")
     types = [line["type"] for line in answer.lines]

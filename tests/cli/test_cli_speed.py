@@ -28,6 +28,16 @@ def test_planning_and_looking_load_nothing_heavy(cli: Cli, finished: str, argume
     assert modules_after(*arguments) & set(HEAVY) == set()
 
 
+@pytest.mark.parametrize("arguments", [["status", "@last"], ["sweep", "show"], ["show", "@last"]])
+def test_looking_at_a_sweep_loads_nothing_heavy(cli: Cli, searched: str, arguments: list[str]) -> None:
+    assert modules_after(*arguments) & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize("arguments", [["best"], ["pareto", "@last"], ["compare", "@last/base", "@last/search/best"]])
+def test_judging_a_sweep_loads_neither_ray_nor_torch(cli: Cli, searched: str, arguments: list[str]) -> None:
+    assert modules_after(*arguments) & {"ray", "torch", "sklearn", "onnx", "matplotlib"} == set()
+
+
 def test_help_does_not_even_load_the_workflow_model(cli: Cli) -> None:
     loaded = modules_after("--help")
     assert loaded & {*HEAVY, "pydantic", "yaml", "orchestrator.api"} == set()
