@@ -8,6 +8,7 @@ from orchestrator.workflow.check_nodes import ANY_KIND, NodesCheck
 from orchestrator.workflow.check_params import repeats
 from orchestrator.workflow.check_space import check_space
 from orchestrator.workflow.places import KeyPath, entry, list_names, shorten
+from orchestrator.workflow.references import split_metric
 from orchestrator.workflow.search_space import num_values
 from orchestrator.workflow.spec import Node
 from orchestrator.workflow.sweep_spec import Constraint, Sweep, SweepNode
@@ -120,6 +121,19 @@ class _SweepCheck:
             )
         if constraint.versus:
             self._versus(constraint.versus, (*path, "versus"))
+        part, metric = split_metric(constraint.metric)
+        spec = self.parts.specs.get(part)
+        if constraint.check == "static" and spec is not None and metric not in spec.forecast_metrics:
+            known = [f"{part}.{name}" for name in spec.forecast_metrics]
+            self._add(
+                (*path, "check"),
+                f"{constraint.metric} cannot be decided before the trial runs",
+                found='"check: static"',
+                expected=f"one of {list_names(known)}"
+                if known
+                else f"a metric that {spec.name} forecasts, and it forecasts none",
+                suggestion="remove check: static; the constraint then holds for what the trial reports",
+            )
 
     def _versus(self, text: str, path: KeyPath) -> None:
         head = text.partition(".")[0]

@@ -48,7 +48,8 @@ class TrialRecord:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> TrialRecord:
         """The inverse of `to_data`."""
-        return cls(**{**data, "history": tuple((int(step), float(value)) for step, value in data.get("history", ()))})
+        history = tuple((int(step), float(value)) for step, value in data.get("history", ()))
+        return cls(**{**data, "history": history, "violated": tuple(data.get("violated", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,8 @@ class SweepResult:
             **{
                 **data,
                 "trials": tuple(TrialRecord.from_data(trial) for trial in data["trials"]),
+                "front": tuple(data["front"]),
+                "ties": tuple(data.get("ties", ())),
                 "repeats": {int(number): tuple(found) for number, found in data["repeats"].items()},
             }
         )

@@ -42,7 +42,7 @@ class NeedySettings(StageSettings):
 def toy(name: str, *, output: str = "model", settings: type[StageSettings] = ToySettings, **ports: Port) -> StageSpec:
     return StageSpec(
         name=name, version=1, summary="", settings=settings, implementation="x:y", output=output, inputs=ports,
-        metrics=("top1", "gmacs"),
+        metrics=("top1", "gmacs"), forecast="x:z", forecast_metrics=("gmacs",),
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ SOUND = {
     "sampler": "random",
     "scheduler": "none",
     "objectives": "{score.top1: maximize, score.gmacs: minimize}",
-    "constraints": "[{metric: score.top1, max_drop: 0.1, versus: base.top1}]",
+    "constraints": "[{metric: score.top1, max_drop: 0.1, versus: base.top1}, {metric: score.gmacs, max: 1, check: static}]",
     "select": "{rule: best}",
     "finalists": "{seeds: [1, 2]}",
     "space": "tune.low: {uniform: [0.1, 0.5]}",
@@ -190,6 +190,11 @@ OTHERS = [
     ("constraints", "[{metric: score.top1}]", ("nothing to check",)),
     ("constraints", "[{metric: score.top1, min: 1, max: 0}]", ("min is above max",)),
     ("constraints", "[{metric: score.top1, max_drop: 0.1}]", ("compare with nothing", "add versus")),
+    (
+        "constraints",
+        "[{metric: score.top1, min: 0.5, check: static}]",
+        ("score.top1 cannot be decided before the trial runs", "one of score.gmacs", "remove check: static"),
+    ),
     ("constraints", "[{metric: score.gmacs, max_ratio: 0.8}]", ("compare with nothing",)),
     ("constraints", "[{metric: score.gmacs, max: 1, versus: base.gmacs}]", ("versus has nothing to compare",)),
     ("constraints", "[{metric: score.gmacs, max_ratio: 0.8, versus: tune.gmacs}]", ("inside the sweep", "base.gmacs")),
