@@ -95,7 +95,7 @@ def tell_sweeps(shell: Shell, status: api.RunStatus, sweeps: Sequence[FoundSweep
             shell.insist(*lines, f"   next: orchestrator sweep show {status.id} {found.name}")
             shell.say(f"sweep {found.name}  {cost_text(sweep.spent_s, sweep.avoided_s)}")
         elif sweep.state == "settled" and sweep.best is not None:
-            values = values_text(found.trial(sweep.best).values)
+            values = values_text(found.values_of(found.trial(sweep.best)))
             shell.say(f"sweep {style.paint(found.name, 'bold')}  best {found.label(sweep.best)}: {values}")
             shell.say(*ending_lines(sweep, style=style, width=width))
             if found.result is not None:
@@ -160,8 +160,8 @@ def _next_commands(
     plain = [node for node in status.nodes.values() if not node.is_of_trial and node.state in ("hit", "done")]
     last = plain[-1] if plain else list(status.nodes.values())[-1]
     exported = [node for node in plain if (spec := find_stage(node.stage)) is not None and spec.output == "exported"]
-    winners = [found.trial(found.sweep.best) for found in sweeps if found.sweep.best is not None]
-    best_key = next((list(trial.keys.values())[-1] for trial in winners if trial.keys), "")
+    winners = [(found, found.trial(found.sweep.best)) for found in sweeps if found.sweep.best is not None]
+    best_key = next((found.keys_of(trial).get(found.main_part(trial), "") for found, trial in winners), "")
     files = exported[-1].key if exported else best_key or last.key
     key = (results[0].record.key if results else files if best_key else last.key)[:8]
     commands = [

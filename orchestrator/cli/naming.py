@@ -136,7 +136,7 @@ def _key_in_trial(found: FoundSweep, name: str, *, run: str) -> str:
     if trial is None or not trial.keys:
         state = f"is {trial.state} and has run nothing" if trial is not None else "is not there"
         raise UsageError(f'trial "{wanted}" of sweep {found.name} {state}', next_step=next_step)
-    part = part or list(trial.keys)[-1]
+    part = part or found.main_part(trial)
     if part not in trial.keys:
         raise UsageError(
             f'trial {found.label(number)} has no node "{part}"; it has {", ".join(trial.keys)}', next_step=next_step

@@ -87,12 +87,12 @@ def best_lines(best: Best, *, top: int, style: Style, width: int | None) -> list
     names = short_names([*found.objectives, *winner.values])
     rule = found.so_far.rule if best.is_own_rule and found.so_far is not None else f"the best {best.metric} ({best.direction})"
     lines.append(f"{style.paint('BEST', 'DONE')}{so_far}  {style.paint(found.label(winner.number), 'bold')}  by {rule}")
-    rows = [("values", values_text(winner.values, names))]
+    rows = [("values", values_text(found.values_of(winner), names))]
     shown = dict.fromkeys([*([] if best.is_own_rule else [best.metric]), *found.objectives])
     rows += [("", f"{name} {_with_interval(found, winner, name)}") for name in shown]
     rows += [("", text) for text in _constraints(found, winner)]
     rows += [("", tie) for tie in _ties(best)]
-    rows.append(("", "artifacts: " + ", ".join(f"{part} {key[:8]}" for part, key in winner.keys.items())))
+    rows.append(("", "artifacts: " + ", ".join(f"{part} {key[:8]}" for part, key in found.keys_of(winner).items())))
     lines += [f"   {line}" for _, text in rows for line in _wrapped(text, width)]
     lines += warning_lines(best, style=style, width=width)
     if best.is_own_rule and found.result is not None:
@@ -105,7 +105,7 @@ def best_lines(best: Best, *, top: int, style: Style, width: int | None) -> list
 def copy_command(best: Best) -> str:
     """The command that copies the winner's last artifact out."""
     assert best.winner is not None
-    key = list(best.winner.keys.values())[-1] if best.winner.keys else ""
+    key = best.found.keys_of(best.winner).get(best.found.main_part(best.winner), "")
     return f"orchestrator artifacts get {key[:8]} ./best"
 
 
@@ -118,7 +118,7 @@ def warning_lines(best: Best, *, style: Style, width: int | None) -> list[str]:
     lines = [f"{word}  {name} IS NEITHER SMALLER NOR FASTER THAN ITS BASELINE: compressing it has gained nothing"]
     lines += [f"      {each.text} ({each.label})" for each in best.warned]
     if best.saving is not None:
-        values = values_text(best.saving.values)
+        values = values_text(best.found.values_of(best.saving))
         lines += [f"      {line}" for line in _wrapped(f"the next that is: {trial_name(best.saving.number)}, {values}", width)]
     elif len(best.ranking) > 1:
         lines.append("      nor is any other trial that meets the constraints")
@@ -186,6 +186,8 @@ def _interval(found: FoundSweep, trial: TrialRecord, name: str) -> dict[str, Any
 
         own = interval(figures)
         half = own.half_width or 0.0
+        if half < 1e-9 * abs(own.mean):  # of what every seed has alike, such as a size
+            return None
         return {"of": "seeds", "mean": own.mean, "low": own.mean - half, "high": own.mean + half, "count": own.count}
     node, metric = split_metric(name)
     counts = trial.metrics.get(f"{node}.num_correct"), trial.metrics.get(f"{node}.num_test")

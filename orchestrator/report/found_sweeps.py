@@ -19,6 +19,7 @@ from orchestrator.workflow.references import parse_reference, split_metric
 from orchestrator.workflow.settled import read_result
 from orchestrator.workflow.sweep_result import SWEEP_STAGE, SweepResult, TrialRecord
 from orchestrator.workflow.trials import trial_label
+from stages.catalog import find_stage
 
 if TYPE_CHECKING:
     from orchestrator.workflow.sweep_spec import Sweep, SweepNode
@@ -34,6 +35,7 @@ class FoundSweep:
         trials: all that are known, by number, with every metric that their nodes have reported; running ones among them.
         result: how it ended; None while it is searched, or where its artifact is gone.
         settings: what the workflow asks for; None where its text cannot be read any more.
+        parts: stage of each node of a trial, in the order of the workflow.
         baselines: "node.metric" of all metrics of the nodes outside that its nodes and constraints refer to.
         was_settled_before: whether this run found it settled and searched nothing.
     """
@@ -44,6 +46,7 @@ class FoundSweep:
     trials: Sequence[TrialRecord]
     result: SweepResult | None
     settings: Sweep | None
+    parts: Mapping[str, str] = field(default_factory=dict)
     baselines: Mapping[str, Any] = field(default_factory=dict)
     was_settled_before: bool = False
 
@@ -51,6 +54,15 @@ class FoundSweep:
     def objectives(self) -> Mapping[str, str]:
         """Direction of each objective, the first leading."""
         return self.sweep.objectives
+
+    @property
+    def space(self) -> list[str]:
+        """Names of the searched parameters, in the order of the workflow."""
+        return list(self.settings.space) if self.settings is not None else []
+
+    def values_of(self, trial: TrialRecord) -> dict[str, Any]:
+        """A trial's values in the order of the workflow."""
+        return {name: trial.values[name] for name in [*self.space, *trial.values] if name in trial.values}
 
     @property
     def is_settled(self) -> bool:
@@ -76,6 +88,20 @@ class FoundSweep:
     def label(self, number: int) -> str:
         """A trial as its nodes' labels begin: search/t0007."""
         return trial_label(self.name, number)
+
+    def keys_of(self, trial: TrialRecord) -> dict[str, str]:
+        """The keys of a trial's artifacts by node, in the order of the workflow."""
+        return {part: trial.keys[part] for part in [*self.parts, *trial.keys] if part in trial.keys}
+
+    def main_part(self, trial: TrialRecord) -> str:
+        """The node whose artifact one would take away: the last that exports, else that makes a model, else the last."""
+        parts = list(self.keys_of(trial))
+        specs = {part: find_stage(self.parts.get(part, "")) for part in parts}
+        for outputs in (("exported",), ("model",)):
+            found = [part for part, spec in specs.items() if spec is not None and spec.output in outputs]
+            if found:
+                return found[-1]
+        return parts[-1] if parts else ""
 
     def good_trials(self) -> list[TrialRecord]:
         """Those that were measured and meet the constraints, best first objective first."""
@@ -140,6 +166,7 @@ class _Reader:
             trials=sorted(trials, key=lambda trial: trial.number),
             result=result,
             settings=settings,
+            parts={part: node.stage for part, node in asked.nodes.items()} if asked is not None else {},
             baselines=self._baselines(asked),
             was_settled_before=before is not None,
         )

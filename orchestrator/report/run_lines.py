@@ -118,9 +118,10 @@ def _sweep_line(event: Event, style: Style, sweep: RunSweep | None) -> str:
     names = sweep.objectives if sweep is not None else metrics
     text = metrics_text({metric: metrics.get(metric) for metric in names})
     off = f"; {printable('; '.join(event['violated']))}" if event.get("violated") else ""
-    stopped = "stopped early, " if event["state"] == "stopped" else ""
+    if event["state"] == "stopped":
+        text = f"stopped early, {text}" if text else "stopped early"
     leads = sweep is not None and sweep.leader is not None and sweep.leader.number == event["number"]
-    return f"{word}  {event['trial']}  {stopped}{text}{off}{' (best so far)' if leads else ''}"
+    return f"{word}  {event['trial']}  {text}{off}{' (best so far)' if leads else ''}"
 
 
 def is_quiet(event: Event, nodes: Mapping[str, NodeStatus]) -> bool:

@@ -42,11 +42,13 @@ def run_word(state: str) -> str:
 
 def counts_text(status: RunStatus) -> str:
     """8 hits, 2 done, 1 running, 3 waiting: only what there is."""
+    cancelled = [node for node in status.nodes.values() if node.state == "cancelled"]
+    stopped = sum(node.is_of_trial for node in cancelled) if status.state in (*LIVE_STATES, "done") else 0
     parts = [
         (status.count("hit"), "hit"), (status.count("done"), ""), (status.count("running"), "running"),
         (status.count("planned", "waiting", "retrying"), "waiting" if status.state in LIVE_STATES else "not started"),
         (status.count("failed"), "failed"), (status.count("blocked"), "blocked"), (status.count("skipped"), "skipped"),
-        (status.count("cancelled"), "cancelled"), (status.count("interrupted"), "interrupted"),
+        (len(cancelled) - stopped, "cancelled"), (stopped, "stopped early"), (status.count("interrupted"), "interrupted"),
     ]  # fmt: skip
     texts = [plural(number, "hit") if word == "hit" else f"{number} {word or 'done'}" for number, word in parts if number]
     return ", ".join(texts)

@@ -163,7 +163,8 @@ def trial_lines(
     if not trials:
         return []
     metrics = list(dict.fromkeys([*extra, *found.objectives]))
-    values = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    used = dict.fromkeys(name for trial in trials for name in trial.values)
+    values = list(dict.fromkeys([*(name for name in found.space if name in used), *used]))
     short = short_names([*metrics, *values])
     fixed = [Column("STATUS", painted=True), Column("TRIAL"), Column("MARK")]
     fixed += [Column("REPORTS", right=True)] if reports else []
@@ -190,7 +191,7 @@ def trial_lines(
         *(Column(_BRIEF.get(name.partition(".")[2], short[name]), right=True) for name in metrics),
     ]
     joined = [
-        [*row, "; ".join(part for part in (values_text(trial.values, short), note) if part)]
+        [*row, "; ".join(part for part in (values_text(found.values_of(trial), short), note) if part)]
         for row, trial, note in zip(rows, trials, notes, strict=True)
     ]
     return format_table([*columns, Column("VALUES")], joined, style=style, width=width)
@@ -242,6 +243,6 @@ def trial_document(found: FoundSweep, trial: TrialRecord, *, reports: Mapping[in
         "violated": list(trial.violated),
         "error": trial.error,
         "parent": trial.parent,
-        "keys": dict(trial.keys),
+        "keys": found.keys_of(trial),
         **({"reports": reports.get(trial.number)} if reports else {}),
     }

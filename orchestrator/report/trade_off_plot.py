@@ -9,7 +9,7 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.report.found_sweeps import FoundSweep
 from orchestrator.report.sweep_table import values_text
@@ -27,6 +27,8 @@ MAX_NAMED = 12
 
 _FRONT, _BEST, _BASELINE, _LIMIT, _OTHER, _OFF = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B0B0B0", "#E69F00"
 """Of Okabe and Ito's palette, which is told apart without red or green; every kind has a mark of its own besides."""
+
+_LIMIT_TEXT = "#8A3D69"  # the same hue, dark enough to be read
 
 _QUANTITIES: Mapping[str, tuple[str, float]] = {
     "top1_accuracy": ("top-1 accuracy (%)", 100.0),
@@ -142,11 +144,11 @@ def _draw_panel(axes: Axes, found: TradeOffs, *, across: Axis, upright: Axis) ->
 
 def _draw_course(axes: Axes, found: TradeOffs, axis: Axis) -> None:
     """One objective has no trade-off: every trial in its order, and the best so far."""
-    from matplotlib.ticker import MaxNLocator
-
     is_more = found.objectives[axis.metric] == "maximize"
-    good = [(place, point.values[0] * axis.factor) for place, point in enumerate(found.points) if point.is_good]
-    off = [(place, point.values[0] * axis.factor) for place, point in enumerate(found.points) if not point.is_good]
+    numbers = [point.trial.number if len(found.sweeps) == 1 else place for place, point in enumerate(found.points)]
+    places = [(number, point.values[0] * axis.factor, point) for number, point in zip(numbers, found.points, strict=True)]
+    good = [(float(number), value) for number, value, point in places if point.is_good]
+    off = [(float(number), value) for number, value, point in places if not point.is_good]
     _scatter(axes, off, "beyond a constraint", "x", _OFF, 36)
     _scatter(axes, good, "trial", "o", _OTHER, 32)
     reached: list[tuple[float, float]] = []
@@ -155,13 +157,12 @@ def _draw_course(axes: Axes, found: TradeOffs, axis: Axis) -> None:
         reached.append((place, max(last, value) if is_more else min(last, value)))
     if reached:
         axes.step(*zip(*reached, strict=True), where="post", color=_FRONT, linewidth=1.6, label="best so far")
-    best = [(place, point.values[0] * axis.factor) for place, point in enumerate(found.points) if point.is_best]
-    _scatter(axes, [(float(place), value) for place, value in best], "best by its sweep's rule", "*", _BEST, 210, zorder=4)
+    best = [(float(number), value) for number, value, point in places if point.is_best]
+    _scatter(axes, best, "best by its sweep's rule", "*", _BEST, 210, zorder=4)
     _draw_limits(axes, found, axis, is_upright=True)
     axes.set_xlabel("trial, in the order of proposal")
     axes.set_ylabel(_words(found, axis))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain_ticks(axes)
+    _plain_ticks(axes, is_whole=True)
 
 
 def _scatter(
@@ -176,27 +177,49 @@ def _scatter(
 
 
 def _draw_limits(axes: Axes, found: TradeOffs, axis: Axis, *, is_upright: bool) -> None:
-    """A line for each bound of a constraint on this metric."""
-    limits = dict.fromkeys(value for sweep in found.sweeps for value in limits_of(sweep, axis.metric))
-    for value in limits:
+    """A line for each bound of a constraint on this metric, with what it asks for."""
+    limits = dict.fromkeys(limit for sweep in found.sweeps for limit in limits_of(sweep, axis.metric))
+    for limit in limits:
+        place = limit.value * axis.factor
         line = axes.axhline if is_upright else axes.axvline
-        line(value * axis.factor, color=_LIMIT, linestyle=(0, (5, 3)), linewidth=1.4, label="constraint", zorder=1)
+        line(place, color=_LIMIT, linestyle=(0, (5, 3)), linewidth=1.4, label="constraint", zorder=1)
+        text = f"at {'least' if limit.is_lowest else 'most'} {_tick(place)}"
+        if is_upright:
+            axes.annotate(
+                text, (1, place), xycoords=("axes fraction", "data"), xytext=(-3, 3), textcoords="offset points",
+                ha="right", va="bottom", fontsize=8, color=_LIMIT_TEXT,
+            )  # fmt: skip
+        else:
+            axes.annotate(
+                text, (place, 1), xycoords=("data", "axes fraction"), xytext=(-3, -3), textcoords="offset points",
+                ha="right", va="top", rotation=90, fontsize=8, color=_LIMIT_TEXT,
+            )  # fmt: skip
 
 
-def limits_of(found: FoundSweep, metric: str) -> list[float]:
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """One bound of a constraint, in the metric's own unit."""
+
+    value: float
+    is_lowest: bool
+
+
+def limits_of(found: FoundSweep, metric: str) -> list[Limit]:
     """The bounds that a sweep's constraints set to one metric."""
     limits = []
     is_minimized = found.objectives.get(metric) == "minimize"
     for constraint in found.settings.constraints if found.settings is not None else ():
         if constraint.metric != metric:
             continue
-        limits += [value for value in (constraint.min, constraint.max) if value is not None]
+        limits += [Limit(value=constraint.min, is_lowest=True)] if constraint.min is not None else []
+        limits += [Limit(value=constraint.max, is_lowest=False)] if constraint.max is not None else []
         base = found.baselines.get(constraint.versus)
         if isinstance(base, (int, float)):
             if constraint.max_drop is not None:
-                limits.append(base + constraint.max_drop if is_minimized else base - constraint.max_drop)
+                drop = constraint.max_drop if is_minimized else -constraint.max_drop
+                limits.append(Limit(value=base + drop, is_lowest=not is_minimized))
             if constraint.max_ratio is not None:
-                limits.append(base * constraint.max_ratio)
+                limits.append(Limit(value=base * constraint.max_ratio, is_lowest=False))
     return limits
 
 
@@ -223,15 +246,17 @@ def _name_points(axes: Axes, named: Sequence[tuple[str, tuple[float, float]]]) -
         axes.annotate(text, place, xytext=(7, 6), textcoords="offset points", fontsize=8, color="#333333", zorder=5)
 
 
-def _plain_ticks(axes: Axes) -> None:
-    """Parameters as 14,666; what is small or broken as it is."""
-    from matplotlib.ticker import FuncFormatter
+def _tick(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
-    def text(value: float, _: Any) -> str:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+
+def _plain_ticks(axes: Axes, *, is_whole: bool = False) -> None:
+    """Parameters as 14,666; what is small or broken as it is."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(text))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=is_whole))
     axes.margins(0.12)
 
 
@@ -268,4 +293,11 @@ def _page(found: TradeOffs, svg: str) -> str:
 def _cells(point: Point, names: Sequence[str]) -> list[str]:
     keys = ", ".join(f"{part} {key[:8]}" for part, key in point.trial.keys.items())
     figures = [format_figure(point.trial.metrics.get(name)) for name in names]
-    return [point.found.run, point.label, "best" if point.is_best else "", *figures, values_text(point.trial.values), keys]
+    return [
+        point.found.run,
+        point.label,
+        "best" if point.is_best else "",
+        *figures,
+        values_text(point.found.values_of(point.trial)),
+        keys,
+    ]

@@ -97,7 +97,7 @@ def trade_off_lines(found: TradeOffs, *, style: Style, width: int | None) -> lis
             point.label,
             "best" if point.is_best else "",
             *(format_figure(point.trial.metrics.get(name)) for name in found.objectives),
-            values_text(point.trial.values, short),
+            values_text(point.found.values_of(point.trial), short),
         ]
         for point in found.members
     ]

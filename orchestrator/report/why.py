@@ -14,12 +14,17 @@ from orchestrator.workflow.plan import Plan, PlanNode, Status
 
 
 def explained_nodes(plan: Plan, name: str) -> list[PlanNode]:
-    """The node with this label, or all instances of the node with this name; UsageError says what there is."""
+    """The node with this label, all instances of the node with this name, or a trial's nodes; UsageError says what there is."""
     if name in plan.nodes:
         return [plan.nodes[name]]
-    found = [node for node in plan.nodes.values() if node.node == name]
+    found = [node for node in plan.nodes.values() if node.node == name or node.label.rpartition("/")[0] == name]
     if found:
         return found
+    if name.partition("/")[0] in plan.sweeps and "/" in name:
+        raise UsageError(
+            f'trial "{name}" is not in the plan: of a sweep it holds the best and the front, once that has settled',
+            next_step=f"orchestrator compare @last/{name} @last/{name.partition('/')[0]}/best",
+        )
     names = list(dict.fromkeys([*(node.node for node in plan.nodes.values()), *plan.nodes]))
     near = difflib.get_close_matches(name, names, n=1)
     known = ", ".join(dict.fromkeys(node.node for node in plan.nodes.values()))

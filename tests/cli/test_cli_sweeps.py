@@ -41,7 +41,7 @@ def test_a_pipe_gets_two_lines_for_each_trial_and_none_for_its_nodes(cli: Cli) -
 
 def test_submit_ends_with_the_verdict_and_what_sharing_saved(cli: Cli) -> None:
     answer = cli("submit", "search.yaml", "--executor", "inline")
-    assert re.search(r"^sweep search  best search/t\d{4}: draw.value \d, score.value \S+$", answer.err, re.MULTILINE)
+    assert re.search(r"^sweep search  best search/t\d{4}: score.value \S+, draw.value \d$", answer.err, re.MULTILINE)
     assert re.search(r"^verdict   t\d{4} is best by the best score.value: ", answer.err, re.MULTILINE)
     assert re.search(
         r"^cost      trials cost \S+; (one by one they would have cost|they had nothing)", answer.err, re.MULTILINE
