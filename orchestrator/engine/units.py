@@ -12,7 +12,15 @@ from orchestrator.engine.work import Ending, InputRef, Outcome, Work
 from orchestrator.store.ledger import node_folder
 from orchestrator.workflow.plan import PlanNode
 
-HOPELESS = ("TrainingDiverged", "ValidationError", "ValueError", "TypeError", "ImportError", "ModuleNotFoundError")
+HOPELESS = (
+    "TrainingDiverged",
+    "NotEncodable",
+    "ValidationError",
+    "ValueError",
+    "TypeError",
+    "ImportError",
+    "ModuleNotFoundError",
+)
 """Exceptions that the same settings raise again: trying once more is a waste even where a node asks for it."""
 
 

@@ -68,6 +68,8 @@ class SweepGuide:
         if settled and not scheduler.is_ending:
             plan = self.replan(self.results)
             scheduler.add(plan.nodes.values())
+            if plan.skipped:
+                scheduler.note("names_skipped", why=dict(plan.skipped))
             self._take(plan)
         return bool(self._searches or self._waiting)
 

@@ -17,6 +17,7 @@ from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.ledger import Ledger
 from orchestrator.sweeps.scores import Scores
 from orchestrator.sweeps.searcher import RUNNING, Searcher
+from orchestrator.sweeps.space import values_text
 from orchestrator.sweeps.stopping import is_stopping_metric_maximized, stopping_metric
 from orchestrator.sweeps.trial_plans import Nodes, TrialPlans, keys_of
 from orchestrator.workflow.references import split_metric
@@ -38,7 +39,7 @@ class KnownTrials:
         """Tell the searcher what counts; returns that by number, those that are to go on with state `running`."""
         if self.settings.sampler.kind == "pbt":
             return [taken for record in records for taken in self._tell_member(record, searcher)]
-        return searcher.warm_start([found for record in records if (found := self._counted(record)) is not None])
+        return searcher.warm_start(_each_once(found for record in records if (found := self._counted(record)) is not None))
 
     def history(self, nodes: Nodes) -> tuple[tuple[int, float], ...]:
         """What the trial's training reported, epoch by epoch, to the run that made its artifact."""
@@ -92,6 +93,16 @@ class KnownTrials:
             case "done" if not stopping:
                 return replace(record, history=(), stopping={})
         return record
+
+
+def _each_once(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Searches that knew nothing of each other may have tried the same under two numbers: the one that has ended counts."""
+    found: dict[str, TrialRecord] = {}
+    for record in records:
+        what = values_text({"keys": dict(record.keys), "values": dict(record.values)})
+        if what not in found or (found[what].state == RUNNING and record.state != RUNNING):
+            found[what] = record
+    return list(found.values())
 
 
 def stopping_rule(sweep: Sweep) -> dict[str, Any]:

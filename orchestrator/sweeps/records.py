@@ -6,7 +6,6 @@ import json
 import math
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from blake3 import blake3
@@ -25,12 +24,13 @@ HISTORY_FILE = "trials.parquet"
 
 
 def trial_id(record: TrialRecord) -> str:
-    """The trial by what it is: the keys of its nodes and its parent; the same in every run that tries it.
+    """The trial by what it is: its number, the keys of its nodes and its parent; the same in every run that tries it.
 
-    One that could not be planned has no keys: it is known by its values.
+    The number counts since two members of a generation may do the very same. One that could not be planned has no keys: it is
+    known by its values.
     """
     what = {"keys": dict(record.keys)} if record.keys else {"values": dict(record.values)}
-    identity = {**what, "parent": record.parent}
+    identity = {**what, "number": record.number, "parent": record.parent}
     return blake3(encode(identity)).hexdigest(length=KEY_LENGTH // 2)
 
 
@@ -38,7 +38,7 @@ class TrialLog:
     """The trials of one family, one small object each: `sweeps/<family>/<trial id>.json`.
 
     A trial that is done stands for ever. What was written of one that was stopped, failed or had only begun is replaced by
-    whatever is written later. None is flushed to disk: one that a loss of power damages is passed over, and its nodes are there.
+    whatever is written later. Nothing is flushed to disk: what a loss of power damages is passed over, and the nodes are there.
     """
 
     def __init__(self, store: Store, family: str) -> None:
@@ -136,8 +136,7 @@ def summary(result: SweepResult) -> dict[str, Any]:
 
 def _decoded(data: bytes) -> TrialRecord | None:
     try:
-        record = TrialRecord.from_data(json.loads(data))
-        return replace(record, violated=tuple(record.violated))
+        return TrialRecord.from_data(json.loads(data))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -36,6 +36,6 @@ def search(folder, monkeypatch) -> Callable[..., Story]:
         workspace = api.open_workspace(str(folder / store))
         checked = check_workflow(load_text(text, file="w.yaml", overrides=overrides))
         plan = api.plan_checked(checked, workspace=workspace, selection=selection)
-        return Story(api.submit(plan, workspace=workspace, **{"executor": "inline", **options}), workspace)
+        return Story(api.submit(plan, workspace=workspace, **{"executor": "inline", **options}), workspace, plan)
 
     return submit

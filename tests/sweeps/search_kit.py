@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,7 +64,7 @@ def workflow(
     }
     lines = ["version: 1", "name: searched", "nodes:", "  base: {stage: probe.echo, params: {value: base}}"]
     lines += sweep_lines(name, settings=settings, nodes=parts)
-    lines += [f"  {line.strip()}" for line in after.strip().splitlines()]
+    lines += textwrap.indent(textwrap.dedent(after).strip(), "  ").splitlines()
     return "\n".join(lines) + "\n"
 
 
@@ -90,6 +91,7 @@ class Story:
 
     ended: api.RunResult
     workspace: api.Workspace
+    plan: api.Plan
 
     def __post_init__(self) -> None:
         self.events, _ = self.workspace.ledger.events(self.ended.run)
@@ -119,8 +121,9 @@ class Story:
         return [event["number"] for event in self.of(kind)]
 
     def result(self, name: str = "search") -> SweepResult:
-        key = next(event["key"] for event in self.of("sweep_settled") if event["sweep"] == name)
-        record = self.workspace.artifacts.find(SWEEP_STAGE, key)
+        keys = [event["key"] for event in self.of("sweep_settled") if event["sweep"] == name]
+        keys = keys or [sweep.key for label, sweep in self.plan.sweeps.items() if label == name]
+        record = self.workspace.artifacts.find(SWEEP_STAGE, keys[0])
         assert record is not None
         result = read_result(record, self.workspace.artifacts)
         assert result is not None
