@@ -8,54 +8,18 @@ read every blob that it names. A record that cannot be read, or whose blobs are 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import IntegrityError, StageFailed
-from orchestrator.store.base import Store
+from orchestrator.store.base import Entry, Store
 from orchestrator.store.blobs import digest_bytes, digest_file, verify_file
+from orchestrator.store.claims import Claims
+from orchestrator.store.record_file import SAFE_NAME, BadRecord, FileEntry, Record, decode_record, encode_record
 from stages.contract import Artifact
 
-FORMAT = 1
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """One file of an artifact: the blob that holds its content."""
-
-    digest: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What is kept of an artifact beside its files. `content_digest` covers files and metrics, not measurements."""
-
-    key: str
-    stage: str
-    kind: str
-    identity: Mapping[str, Any]
-    files: Mapping[str, FileEntry]
-    metrics: Mapping[str, Any]
-    measurements: Mapping[str, Any]
-    content_digest: str
-    input_digests: Mapping[str, str]
-    source_digest: str
-    label: str
-    run: str
-    attempt: int
-    finished: str
-    seconds: float
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all files."""
-        return sum(entry.size_bytes for entry in self.files.values())
+__all__ = ["Artifacts", "FileEntry", "Record", "checkpoint_workspace", "content_digest"]
 
 
 class Artifacts:
@@ -66,20 +30,26 @@ class Artifacts:
 
     def find(self, stage: str, key: str) -> Record | None:
         """The finished artifact, if its record is sound and its blobs are there; reads no blob."""
-        entry = self.store.read(_record_path(stage, key))
-        record = _decode(entry.data, key=key) if entry is not None else None
+        entry = self.store.read(record_path(stage, key))
+        record = _decode(entry, stage=stage, key=key)
         if record is None or not all(self.store.has_blob(file.digest, file.size_bytes) for file in record.files.values()):
             return None
         return record
 
     def all_records(self, stage: str | None = None) -> Iterator[Record]:
         """Every sound record, of one stage or of all, in no order."""
+        for name, key, entry in self.scan(stage):
+            record = _decode(entry, stage=name, key=key)
+            if record is not None:
+                yield record
+
+    def scan(self, stage: str | None = None) -> Iterator[tuple[str, str, Entry]]:
+        """(stage, key, content) of every record, sound or not, of one stage or of all, in no order."""
         for name in [stage] if stage is not None else list(self.store.list("artifacts")):
-            for key in self.store.list(f"artifacts/{name}"):
-                entry = self.store.read(_record_path(name, key))
-                record = _decode(entry.data, key=key) if entry is not None else None
-                if record is not None:
-                    yield record
+            for key in list(self.store.list(f"artifacts/{name}")):
+                entry = self.store.read(record_path(name, key))
+                if entry is not None:
+                    yield name, key, entry
 
     def keys_starting(self, prefix: str) -> list[tuple[str, str]]:
         """(stage, key) of the finished artifacts whose key starts so."""
@@ -87,7 +57,7 @@ class Artifacts:
             (stage, key)
             for stage in self.store.list("artifacts")
             for key in self.store.list(f"artifacts/{stage}")
-            if key.startswith(prefix) and self.store.read(_record_path(stage, key)) is not None
+            if key.startswith(prefix) and self.store.read(record_path(stage, key)) is not None
         ]
 
     def take_files(self, folder: Path, *, durable: bool = True) -> dict[str, FileEntry]:
@@ -103,7 +73,7 @@ class Artifacts:
             if path.is_dir() and not path.is_symlink():
                 continue
             name = path.relative_to(folder).as_posix()
-            if path.is_symlink() or not path.is_file() or not _SAFE_NAME.fullmatch(name):
+            if path.is_symlink() or not path.is_file() or not SAFE_NAME.fullmatch(name):
                 raise StageFailed(
                     f"the stage wrote {name!r}, which cannot be part of an artifact",
                     next_step="write plain files named in letters, digits, '.', '_' and '-' only",
@@ -113,6 +83,8 @@ class Artifacts:
         for name, path in names.items():
             size_bytes = path.stat().st_size
             digest = digest_file(path, size_bytes)
+            if self.store.has_blob(digest, size_bytes):
+                Claims(self.store).claim(digest)  # `gc` leaves it alone until the record names it
             self._drop_if_damaged(digest, size_bytes)
             self.store.put_blob(path, digest, durable=durable)
             files[name] = FileEntry(digest=digest, size_bytes=size_bytes)
@@ -132,15 +104,15 @@ class Artifacts:
         `supersede` puts ours in place of an earlier one (a re-run on purpose); the earlier one is kept beside it. A record
         that stands but is no hit (damaged, blobs missing) is always superseded.
         """
-        path = _record_path(record.stage, record.key)
-        data = json.dumps({"format": FORMAT, **vars(record)}, sort_keys=True, default=vars).encode()
+        path = record_path(record.stage, record.key)
+        data = encode_record(record)
         while self.store.create(path, data, durable=durable) is None:
             standing = None if supersede else self.find(record.stage, record.key)
             if standing is not None:
                 return standing
             entry = self.store.read(path)
             if entry is not None:
-                self.store.create(_quarantine_path(record.stage, record.key, entry.version), entry.data)
+                self.store.create(quarantine_path(record.stage, record.key, entry.version), entry.data)
                 if self.store.replace(path, data, version=entry.version, durable=durable) is not None:
                     return record
         return record
@@ -161,11 +133,15 @@ class Artifacts:
                 is_damaged = True
         if not is_damaged:
             return
-        path = _record_path(record.stage, record.key)
+        path = record_path(record.stage, record.key)
         entry = self.store.read(path)
-        if entry is not None and _decode(entry.data, key=record.key) == record:
-            self.store.create(_quarantine_path(record.stage, record.key, entry.version), entry.data)
-            self.store.delete(path, version=entry.version)
+        if entry is not None and _decode(entry, stage=record.stage, key=record.key) == record:
+            self.set_aside_record(record.stage, record.key, entry)
+
+    def set_aside_record(self, stage: str, key: str, entry: Entry) -> None:
+        """Move a record as it was read to `quarantine/`; one that was written in its place meanwhile stays."""
+        self.store.create(quarantine_path(stage, key, entry.version), entry.data)
+        self.store.delete(record_path(stage, key), version=entry.version)
 
     def open(self, record: Record) -> Artifact:
         """The artifact's files as local paths, each verified against its digest; IntegrityError names what is damaged."""
@@ -192,20 +168,18 @@ def checkpoint_workspace(key: str) -> str:
     return f"checkpoints/{key}"
 
 
-def _record_path(stage: str, key: str) -> str:
+def record_path(stage: str, key: str) -> str:
+    """Where the record of an artifact stands."""
     return f"artifacts/{stage}/{key}/record.json"
 
 
-def _quarantine_path(stage: str, key: str, version: str) -> str:
+def quarantine_path(stage: str, key: str, version: str) -> str:
+    """Where a record goes that is damaged or was replaced."""
     return f"quarantine/{stage}/{key}/{version[:16]}.json"
 
 
-def _decode(data: bytes, *, key: str) -> Record | None:
+def _decode(entry: Entry | None, *, stage: str, key: str) -> Record | None:
     try:
-        content = json.loads(data)
-        if content.pop("format") != FORMAT or content["key"] != key:
-            return None
-        content["files"] = {name: FileEntry(**entry) for name, entry in content["files"].items()}
-        return Record(**content)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return decode_record(entry.data, stage=stage, key=key) if entry is not None else None
+    except BadRecord:
         return None
