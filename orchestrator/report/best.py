@@ -80,10 +80,9 @@ def best_lines(best: Best, *, top: int, style: Style, width: int | None) -> list
     lines = [headline(found, style=style)]
     so_far = "" if found.is_settled else " so far"
     if winner is None:
-        return [
-            *lines,
-            *titled_lines(f"{style.word('FAIL')}", f"nothing meets the constraints{so_far}. {best.why}", width=width),
-        ]
+        why = best.why if found.is_settled else f"no trial is good enough so far. {best.why}"
+        why = why if found.trials else f"no trial has ended{f': {found.sweep.error}' if found.sweep.error else ''}"
+        return [*lines, *titled_lines("FAIL", why, width=width)]
     names = short_names([*found.objectives, *winner.values])
     rule = found.so_far.rule if best.is_own_rule and found.so_far is not None else f"the best {best.metric} ({best.direction})"
     lines.append(f"{style.paint('BEST', 'DONE')}{so_far}  {style.paint(found.label(winner.number), 'bold')}  by {rule}")

@@ -103,7 +103,9 @@ def cost_text(spent_s: float, avoided_s: float) -> str:
     if avoided_s <= 0:
         return f"trials cost {format_seconds(spent_s)}; they had nothing in common"
     factor = (spent_s + avoided_s) / spent_s
-    return f"trials cost {format_seconds(spent_s)}; one by one they would have cost {alone}: {factor:.2g}x"
+    return (
+        f"trials cost {format_seconds(spent_s)}; one by one they would have cost {alone}: {factor:.{1 if factor < 10 else 0}f}x"
+    )
 
 
 def values_text(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:

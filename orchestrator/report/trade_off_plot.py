@@ -236,14 +236,24 @@ def _baselines(found: TradeOffs, across: Axis, upright: Axis) -> list[tuple[floa
 
 
 def _name_points(axes: Axes, named: Sequence[tuple[str, tuple[float, float]]]) -> None:
+    """Names beside the points; one that would stand on its neighbour's goes below."""
+    from matplotlib.patheffects import withStroke
+
     if len(named) > MAX_NAMED:
         return
     by_place: dict[tuple[float, float], list[str]] = {}
     for name, place in named:
         by_place.setdefault(place, []).append(name)
-    for place, names in by_place.items():
+    wide, high = (abs(bounds[1] - bounds[0]) or 1.0 for bounds in (axes.get_xlim(), axes.get_ylim()))
+    last: tuple[float, float] | None = None
+    for place, names in sorted(by_place.items()):
+        crowds = last is not None and place[0] - last[0] < 0.12 * wide and abs(place[1] - last[1]) < 0.06 * high
+        last = None if crowds else place
         text = ", ".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else "")
-        axes.annotate(text, place, xytext=(7, 6), textcoords="offset points", fontsize=8, color="#333333", zorder=5)
+        axes.annotate(
+            text, place, xytext=(7, -14 if crowds else 6), textcoords="offset points", fontsize=8, color="#333333", zorder=5,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
 
 
 def _tick(value: float) -> str:
