@@ -55,4 +55,5 @@ def follow(shell: Shell, status: RunStatus) -> int:
     if shell.as_json:
         shell.json_line({"type": "end", "run": status.id, "state": status.state})
     shell.say(end_line(status, style=shell.err_style))
-    return exit_code(status.state)
+    is_unmet = any(sweep.state == "settled" and sweep.best is None for sweep in status.sweeps.values())
+    return EXIT_UNMET if status.state == "done" and is_unmet else exit_code(status.state)

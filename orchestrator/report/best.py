@@ -62,10 +62,12 @@ def find_best(found: FoundSweep, status: RunStatus, artifacts: Artifacts, *, met
     ranking = sorted(measured, key=lambda trial: (sign * (finite(trial.metrics.get(name)) or 0.0), trial.number))
     result = found.so_far
     winner = ranking[0] if ranking else None
-    if metric is None and result is not None:
-        winner = found.trial(result.best) if result.best is not None else None
+    if metric is None and (found.is_settled or result is not None):
+        number = found.sweep.best if found.is_settled or result is None else result.best
+        winner = found.trial(number) if number is not None else None
         ranking = [*([winner] if winner is not None else []), *(trial for trial in ranking if trial != winner)]
-    why = "" if winner is not None else result.verdict if result is not None else "no trial meets the constraints"
+    verdict = found.sweep.verdict or (result.verdict if result is not None else "")
+    why = "" if winner is not None else verdict or "no trial meets the constraints"
     judge = _SavingJudge(found, status, artifacts)
     warned = judge.warned(winner) if winner is not None else []
     return Best(
@@ -94,8 +96,8 @@ def best_lines(best: Best, *, top: int, style: Style, width: int | None) -> list
     rows.append(("", "artifacts: " + ", ".join(f"{part} {key[:8]}" for part, key in found.keys_of(winner).items())))
     lines += [f"   {line}" for _, text in rows for line in _wrapped(text, width)]
     lines += warning_lines(best, style=style, width=width)
-    if best.is_own_rule and found.result is not None:
-        lines += titled_lines("verdict", found.result.verdict, width=width)
+    if best.is_own_rule and found.is_settled:
+        lines += titled_lines("verdict", found.sweep.verdict, width=width)
     if top > 1:
         lines += trial_lines(found, best.ranking[:top], style=style, width=width, extra=[best.metric])
     return lines
@@ -134,7 +136,7 @@ def best_document(best: Best, *, top: int) -> dict[str, Any]:
         "is_settled": found.is_settled,
         "metric": best.metric,
         "direction": best.direction,
-        "verdict": found.result.verdict if found.result is not None else "",
+        "verdict": found.sweep.verdict,
         "why_none": best.why,
         "best": None,
         "top": [trial_document(found, trial) for trial in best.ranking[:top]],

@@ -33,7 +33,7 @@ class FoundSweep:
         run, name: where it is.
         sweep: what the run's events tell of it; for one that was settled before, what its artifact tells.
         trials: all that are known, by number, with every metric that their nodes have reported; running ones among them.
-        result: how it ended; None while it is searched, or where its artifact is gone.
+        result: how it ended; None while it is searched, or where its artifact is gone or was superseded.
         settings: what the workflow asks for; None where its text cannot be read any more.
         parts: stage of each node of a trial, in the order of the workflow.
         baselines: "node.metric" of all metrics of the nodes outside that its nodes and constraints refer to.
@@ -66,8 +66,8 @@ class FoundSweep:
 
     @property
     def is_settled(self) -> bool:
-        """Whether its result is there."""
-        return self.result is not None
+        """Whether its search has ended with a verdict."""
+        return self.sweep.state == "settled"
 
     @cached_property
     def so_far(self) -> SweepResult | None:
@@ -152,6 +152,8 @@ class _Reader:
         if sweep is not None and sweep.state == "settled":
             record = self.artifacts.find(SWEEP_STAGE, sweep.key)
             result = read_result(record, self.artifacts) if record is not None else None
+            if result is not None and result.verdict != sweep.verdict:
+                result = None  # a later search, made anew on purpose, stands in its place
         if sweep is None:
             assert before is not None
             sweep = run_sweep(name, before[1], key=before[0])

@@ -64,6 +64,7 @@ def test_a_sweep_without_a_good_trial_exits_with_4_also_when_all_is_cached(cli: 
     assert best.code == 4
     assert "Nearest was t" in best.out
     assert cli("pareto", "@last").code == 4
+    assert times > 1 or cli("status", "@last", "--watch").code == 4
 
 
 def test_a_sweep_that_fails_exits_with_3_and_shows_its_last_failed_trial(cli: Cli) -> None:
@@ -151,6 +152,16 @@ def test_best_of_a_search_that_has_not_ended_is_the_best_so_far(cli: Cli, search
     status = cli("status", searched).out
     assert "sweep search  interrupted: 4 of 6 trials: 4 done; best so far t" in status
     assert "not dominated so far" in cli("pareto", searched).out
+
+
+def test_a_run_tells_its_best_also_when_the_sweeps_artifact_is_gone(cli: Cli, searched: str) -> None:
+    before = cli("best", searched, "--json").document["sweeps"][0]["best"]["values"]
+    file = next(Path(".orchestrator/artifacts/sweep").glob("*/record.json"))
+    file.rename(file.with_name("gone.json"))
+    answer = cli("best", searched, "--json")
+    assert answer.code == 0
+    assert answer.document["sweeps"][0]["best"]["values"] == before
+    assert answer.document["sweeps"][0]["is_settled"]
 
 
 def test_a_search_that_has_ended_no_trial_has_no_best(cli: Cli, searched: str) -> None:
