@@ -313,8 +313,9 @@ def _speeds(record: Record) -> str:
     return " / ".join(_speedup(record.measurements.get(f"latency_ratio_b{size}")) for size in (1, 64))
 
 
-def _speedup(latency_ratio: Any) -> str:
-    return f"{1 / latency_ratio:.2f}" if isinstance(latency_ratio, float) and latency_ratio > 0 else "-"
+def _speedup(ratio: Any) -> str:
+    """The baseline's latency over the model's: above 1 is faster."""
+    return f"{ratio:.2f}" if isinstance(ratio, float) else "-"
 
 
 def _mark(record: Record) -> str:

@@ -26,6 +26,7 @@ from stages.evaluate.settings import ClassifierSettings
 from stages.evaluate.statistics import paired_drop, wilson_interval
 from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle, save_bundle
 from stages.models.measures import measure_model, model_digest
+from stages.models.packed import load_packed
 from stages.ops.onnx_file import open_session, run_session, write_onnx
 from stages.training.model_artifact import receive_model
 from stages.training.seeding import prepare_process
@@ -51,7 +52,8 @@ def run(context: StageContext) -> StageResult:
     """Measure the model; write `evaluation.json`, which holds what follows from the inputs and nothing from the clock.
 
     With an exported file, accuracies, sizes and latencies are those of files in ONNX Runtime, and the baseline is exported
-    as floats for the comparison; without one they are those of the plain model, all transforms folded in, in torch.
+    as floats for the comparison; without one they are those of the plain model, all transforms folded in, in torch. With a
+    packed file its bytes count, and it runs in torch: unpacked, it is a plain model.
 
     Raises:
         ValueError: model, file and data do not fit together.
@@ -60,8 +62,14 @@ def run(context: StageContext) -> StageResult:
     assert isinstance(settings, ClassifierSettings)
     prepare_process(context)
     data = load_dataset(settings.data)
-    exported = context.optional_input("exported")
-    subject = _subject(receive_model(context, data), exported, context.input("model"), scratch=context.scratch / "model")
+    exported, packed = context.optional_input("exported"), context.optional_input("packed")
+    if exported is not None and packed is not None:
+        raise ValueError("evaluate.classifier: both `exported` and `packed` are connected; one evaluation is of one file")
+    bundle = receive_model(context, data)
+    if packed is not None:
+        subject = _packed_subject(bundle, packed)
+    else:
+        subject = _subject(bundle, exported, context.input("model"), scratch=context.scratch / "model")
     baseline = None
     if context.optional_input("baseline") is not None:
         received = receive_model(context, data, port="baseline")
@@ -73,7 +81,7 @@ def run(context: StageContext) -> StageResult:
         "data": settings.data.identity(),
         "architecture": subject.bundle.architecture.name,
         "transforms": [spec.name for spec in subject.bundle.transforms],
-        "size_of": "onnx" if subject.file else "safetensors",
+        "size_of": "onnx" if subject.file else "safetensors" if packed is None else "packed",
     }
     text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
     (context.output / "evaluation.json").write_text(text, encoding="utf-8")
@@ -106,6 +114,18 @@ def _subject(bundle: ModelBundle, exported: Artifact | None, model: Artifact, *,
         size_bytes=path.stat().st_size,
         one_by_one=not written["dynamic_batch"],
     )
+
+
+def _packed_subject(bundle: ModelBundle, packed: Artifact) -> _Subject:
+    """What a packed file holds, run in torch as any plain model; the file alone is weighed."""
+    path = packed.file("packed.safetensors")
+    plain, expected = load_packed(path), fold_bundle(bundle).state_dict()
+    found = plain.state_dict()
+    if found.keys() != expected.keys() or not all(torch.equal(found[name], tensor) for name, tensor in expected.items()):
+        raise ValueError(
+            "evaluate.classifier: the packed file is that of a model with other weights; connect the packed file of this model"
+        )
+    return _Subject(bundle=bundle, plain=plain, file=None, size_bytes=path.stat().st_size)
 
 
 def _plain_subject(bundle: ModelBundle, *, scratch: Path) -> _Subject:

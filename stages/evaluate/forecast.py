@@ -12,13 +12,14 @@ from stages.models.skeleton import Skeleton, measure_skeleton
 
 
 def classifier(settings: ClassifierSettings, inputs: Mapping[str, Forecast]) -> Forecast:
-    """Counts of the model; bytes of the exported file where that is connected, else of the plain model's tensors."""
+    """Counts of the model; bytes of the exported or packed file where one is connected, else of the plain model's tensors."""
     del settings
     metrics = {name: value for name, value in measure_skeleton(inputs["model"].model).items() if name != "size_bytes"}
-    if "exported" not in inputs:
+    file = inputs.get("exported", inputs.get("packed"))
+    if file is None:
         metrics["size_bytes"] = _plain_size(inputs["model"].model)
-    elif "size_bytes" in inputs["exported"].metrics:
-        metrics["size_bytes"] = inputs["exported"].metrics["size_bytes"]
+    elif "size_bytes" in file.metrics:
+        metrics["size_bytes"] = file.metrics["size_bytes"]
     return Forecast(metrics=metrics)
 
 

@@ -42,8 +42,9 @@ CLASSIFIER_METRICS = (
 """What `evaluate.classifier` always reports. With a baseline: `baseline_top1_accuracy`, `top1_drop` with its interval,
 `size_ratio`, `gmacs_ratio`. With an exported file, accuracies, drop and sizes are those of files; `model_top1_accuracy` and
 `exported_agreement` say how the model itself does. Parameters, gmacs and bops are always those of the model; so is
-`gmacs_matching`, there for models that match tokens. Without an exported file, `size_bytes` is that of the plain
-model's tensors in a safetensors file, all transforms folded in: running statistics are in it, masks and frozen weights not.
+`gmacs_matching`, there for models that match tokens. With a packed file, `size_bytes` is the file's, and the rest that of the
+model that comes out of it. Without either, `size_bytes` is that of the plain model's tensors in a safetensors file, all
+transforms folded in: running statistics are in it, masks and frozen weights not.
 
 Measurements beside a baseline: `latency_ratio_b<n>`, `neither_smaller_nor_faster`, and `trade_off` where a gain has a price.
 None of them is in the evaluation's file, so `evaluate.compare` shows none."""
@@ -52,13 +53,14 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="evaluate.classifier",
         version=3,
-        summary="Accuracy with its interval, bytes and latency, of the exported file where there is one, beside a baseline; "
-        "non-zeros and nominal compute of the model",
+        summary="Accuracy with its interval, bytes and latency, of an exported or packed file where there is one, beside a "
+        "baseline; non-zeros and nominal compute of the model",
         settings=ClassifierSettings,
         implementation="stages.evaluate.classifier:run",
         inputs={
             "model": Port(kind="model"),
             "exported": Port(kind="exported", optional=True),
+            "packed": Port(kind="packed", optional=True),
             "baseline": Port(kind="model", optional=True),
         },
         output="evaluation",

@@ -21,7 +21,8 @@ from stages.evaluate.latency import measure_interleaved, paired_ratio
 from stages.evaluate.settings import CLASSIFIER_METRICS, ClassifierSettings, CompareSettings
 from stages.evaluate.statistics import paired_drop, wilson_interval
 from stages.export import onnx as export
-from stages.export.settings import ONNXSettings
+from stages.export import packed as packing
+from stages.export.settings import ONNXSettings, PackedSettings
 from stages.models.bundle import build_bundle, save_bundle
 from stages.models.nm_mask import apply_masks
 from stages.models.zoo import find_architecture
@@ -228,6 +229,22 @@ def test_a_model_beside_itself_is_not_worse(models, tmp_path):
     result, _ = evaluate(tmp_path, model=models["dense"], baseline=models["dense"])
     assert result.metrics["top1_drop"] == 0
     assert result.metrics["top1_drop_low"] == -result.metrics["top1_drop_high"] < 0
+
+
+def test_a_packed_file_is_weighed_against_the_plain_dense_one(models, tmp_path):
+    packing.run(context_in(tmp_path / "packed", PackedSettings(), model=models["masked"]))
+    packed = artifact("packed", tmp_path / "packed" / "output")
+    inputs = {"model": models["masked"], "baseline": models["dense"]}
+    result, made = evaluate(tmp_path / "run", packed=packed, **inputs)
+    alone, _ = evaluate(tmp_path / "alone", **inputs)
+    assert result.metrics["size_bytes"] == packed.file("packed.safetensors").stat().st_size
+    assert result.metrics["size_ratio"] == result.metrics["size_bytes"] / alone.metrics["size_bytes"] < 0.6
+    assert {**result.metrics, "size_bytes": 0, "size_ratio": 0} == {**alone.metrics, "size_bytes": 0, "size_ratio": 0}
+    assert json.loads(made.file("evaluation.json").read_text())["size_of"] == "packed"
+    with pytest.raises(ValueError, match="a model with other weights; connect the packed file of this model"):
+        evaluate(tmp_path / "other", model=models["dense"], packed=packed)
+    with pytest.raises(ValueError, match="one evaluation is of one file"):
+        evaluate(tmp_path / "both", packed=packed, exported=models["masked_onnx"], **inputs)
 
 
 def test_the_export_of_another_model_is_refused(models, tmp_path):
