@@ -18,8 +18,8 @@ DIGEST = "ab" * 32
 
 GOOD = Record(
     key=KEY, stage="probe.echo", kind="probe", identity={"stage": "probe.echo"},
-    files={"f": FileEntry(digest=DIGEST, size_bytes=3)}, metrics={"a": 0.5}, measurements={}, content_digest="c", input_digests={}, source_digest="s", label="n[x=\n]", run="r",
-    attempt=1, finished="2026-01-01T00:00:00.000Z", seconds=1.0,
+    files={"f": FileEntry(digest=DIGEST, size_bytes=3)}, metrics={"a": 0.5}, measurements={}, content_digest="c",
+    input_digests={}, source_digest="s", label="n[x=\n]", run="r", attempt=1, finished="2026-01-01T00:00:00.000Z", seconds=1.0,
 )  # fmt: skip
 
 

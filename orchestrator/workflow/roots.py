@@ -1,0 +1,111 @@
+"""What a store must keep whatever the rules of `gc` say: names, pins, what runs, recent runs, and what searches have found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.base import Store
+from orchestrator.store.inventory import Inventory
+from orchestrator.store.lease import Leases
+from orchestrator.store.ledger import Ledger, RunRequest
+from orchestrator.store.names import Names
+from orchestrator.workflow.settled import read_result
+from orchestrator.workflow.sweep_result import SWEEP_STAGE, SweepResult
+
+_RUN_LEASE = "run-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootRules:
+    """Which runs and sweeps count. `keep_since`: runs that began at or after this time; `keep_runs`: the newest so many."""
+
+    keep_since: str
+    keep_runs: int = 0
+    keep_sweeps: bool = True
+
+
+def live_leases(store: Store) -> tuple[set[str], set[str]]:
+    """Keys that are being made, and runs that are going on, as far as this machine can tell: in doubt, alive."""
+    leases = Leases(store, run="")
+    keys: set[str] = set()
+    runs: set[str] = set()
+    for name in list(store.list("leases")):
+        holder = leases.holder(name)
+        if holder is None:
+            continue
+        if name.startswith(_RUN_LEASE):
+            runs.add(name.removeprefix(_RUN_LEASE))
+        else:
+            keys.add(name)
+        if holder.run:
+            runs.add(holder.run)
+    return keys, runs
+
+
+def find_roots(store: Store, rules: RootRules) -> Callable[[Inventory], dict[str, str]]:
+    """The question that `plan_gc` and `apply_gc` ask: keys that must stay, each with the first reason that holds."""
+
+    def find(inventory: Inventory) -> dict[str, str]:
+        reasons: dict[str, str] = {}
+        for key, why in _with_reasons(store, inventory, rules):
+            reasons.setdefault(key, why)
+        return reasons
+
+    return find
+
+
+def _with_reasons(store: Store, inventory: Inventory, rules: RootRules) -> Iterator[tuple[str, str]]:
+    for key, why in Names(store).kept_keys():
+        yield key, why.partition(" ")[0]
+    making, running = live_leases(store)
+    yield from ((key, "being made") for key in making)
+    ledger = Ledger(store)
+    for index, request in enumerate(ledger.runs()):
+        is_running = request.id in running
+        if is_running or index < rules.keep_runs or request.created >= rules.keep_since:
+            why = "of a running run" if is_running else "of a recent run"
+            yield from ((key, why) for key in keys_of_run(ledger, request))
+    if rules.keep_sweeps:
+        for held in inventory.artifacts.values():
+            if held.stage == SWEEP_STAGE:
+                yield held.key, "found by a search"
+                yield from ((key, "found by a search") for key in _found_by(Artifacts(store), held.key))
+
+
+def keys_of_run(ledger: Ledger, request: RunRequest) -> set[str]:
+    """Keys of all nodes and sweeps of a run: those of its plan, and those that joined it."""
+    keys = {row[3] for row in request.content.get("plan", ()) if len(row) > 3}
+    keys |= {sweep["key"] for sweep in _sweeps_of(request.content) if isinstance(sweep.get("key"), str)}
+    for line in ledger.store.read_log(f"runs/{request.id}/events.jsonl").splitlines():
+        if b'"nodes_added"' in line or b'"sweep_' in line:
+            keys |= _keys_of_event(line)
+    return keys
+
+
+def _keys_of_event(line: bytes) -> set[str]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return set()  # torn by a loss of power
+    rows = event.get("nodes", ()) if event.get("type") == "nodes_added" else ()
+    keys = {row[3] for row in rows if len(row) > 3}
+    return keys | ({event["key"]} if isinstance(event.get("key"), str) else set())
+
+
+def _sweeps_of(content: Mapping[str, object]) -> list[Mapping[str, object]]:
+    sweeps = content.get("sweeps")
+    found = sweeps.values() if isinstance(sweeps, Mapping) else sweeps if isinstance(sweeps, (list, tuple)) else ()
+    return [each for each in found if isinstance(each, Mapping)]
+
+
+def _found_by(artifacts: Artifacts, key: str) -> set[str]:
+    """Keys of the nodes of a settled sweep's best trial and of its front."""
+    record = artifacts.find(SWEEP_STAGE, key)
+    result: SweepResult | None = read_result(record, artifacts) if record is not None else None
+    if result is None:
+        return set()
+    wanted = {*result.front, *([result.best] if result.best is not None else [])}
+    return {node for trial in result.trials if trial.number in wanted for node in trial.keys.values()}
