@@ -6,6 +6,7 @@ How trials become nodes is `trial_plans`', what earlier searches have left `know
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ class Trial:
     suggestion: Suggestion
     nodes: Nodes
     history: list[tuple[int, float]] = field(default_factory=list)
+    unheard: deque[tuple[int, float]] = field(default_factory=deque)  # came with the report that it was paused for
     is_paused: bool = False
     is_stopped: bool = False
 
@@ -63,6 +65,7 @@ class Search:
         self._began_s = context.clock()
         self._live: dict[int, Trial] = {}
         self._repeats: Repeats | None = None
+        self._resuming: deque[Trial] = deque()  # paused, and may go on when there is room
         self._lowest_free = 0
         self._num_failures = 0
         self._is_exhausted = False
@@ -120,16 +123,20 @@ class Search:
         running = {trial.label(part): trial for trial in self._live.values() if not trial.is_paused and not trial.is_stopped}
         folders = {label: scheduler.folder_of(label) for label in running}
         for report in self._reports.read(folders):
-            trial = running[report.label]
-            value = report.metrics.get(metric)
-            if trial.is_stopped or trial.is_paused or metric not in report.metrics:
-                continue
-            figure = float("nan") if value is None else float(value)
-            trial.history.append((report.epoch, figure))
-            verdict = self._stopper.report(trial.number, report.epoch, figure)
-            if verdict is not Verdict.GO_ON and scheduler.group_state(trial.group) is GroupState.RUNNING:
-                trial.is_stopped, trial.is_paused = verdict is Verdict.STOP, verdict is Verdict.PAUSE
-                scheduler.abandon(trial.group)
+            if metric in report.metrics:
+                value = report.metrics[metric]
+                running[report.label].unheard.append((report.epoch, float("nan") if value is None else float(value)))
+        for trial in running.values():
+            while trial.unheard and not trial.is_paused and not trial.is_stopped:
+                self._hear(trial, *trial.unheard.popleft(), scheduler)
+
+    def _hear(self, trial: Trial, epoch: int, value: float, scheduler: Scheduler) -> None:
+        assert self._stopper is not None
+        trial.history.append((epoch, value))
+        verdict = self._stopper.report(trial.number, epoch, value)
+        if verdict is not Verdict.GO_ON and scheduler.group_state(trial.group) is GroupState.RUNNING:
+            trial.is_stopped, trial.is_paused = verdict is Verdict.STOP, verdict is Verdict.PAUSE
+            scheduler.abandon(trial.group)
 
     # Beginning
 
@@ -206,7 +213,7 @@ class Search:
             self._stopper.no_more(max([*self.records, *self._live], default=-1) + 1)
 
     def _is_full(self, scheduler: Scheduler) -> bool:
-        running = sum(not trial.is_paused for trial in self._live.values())
+        running = sum(not trial.is_paused or scheduler.is_stopping(trial.group) for trial in self._live.values())
         room = scheduler.room_for([node.resources for node in self.sweep.checked.node.nodes.values()])
         return running >= (room if self.settings.max_concurrent is None else self.settings.max_concurrent)
 
@@ -241,17 +248,18 @@ class Search:
         return self._forecaster.of_trial(nodes, self._plans.around(parent))
 
     def _resume_decided(self, scheduler: Scheduler) -> None:
-        """Let paused trials go on, or end them, as a synchronous stopper decides."""
-        if self._stopper is None:
-            return
-        for number, verdict in self._stopper.decided().items():
+        """Let paused trials go on where there is room, or end them, as a synchronous stopper decides."""
+        for number, verdict in (self._stopper.decided() if self._stopper is not None else {}).items():
             trial = self._live[number]
-            trial.is_paused = False
             if verdict is Verdict.STOP:
-                trial.is_stopped = True
+                trial.is_paused, trial.is_stopped = False, True
                 self._take_in(trial, scheduler)
             else:
-                self._plans.join(trial.nodes, scheduler, group=trial.group, parent=trial.suggestion.parent)
+                self._resuming.append(trial)
+        while self._resuming and not self._is_full(scheduler):
+            trial = self._resuming.popleft()
+            trial.is_paused = False
+            self._plans.join(trial.nodes, scheduler, group=trial.group, parent=trial.suggestion.parent)
 
     # Ending
 

@@ -131,12 +131,13 @@ class Story:
 
 
 def told(result: SweepResult) -> dict[str, Any]:
-    """All that a result says, except for seconds."""
-    trials = [replace(trial, seconds={}, metrics=_without_times(trial.metrics)) for trial in result.trials]
-    return replace(result, trials=trials, spent_s=0.0, avoided_s=0.0).to_data()
+    """All that a result says, except for seconds and from where a training went on."""
+    trials = [replace(trial, seconds={}, metrics=_without_resumed(trial.metrics)) for trial in result.trials]
+    repeats = {number: [_without_resumed(figures) for figures in found] for number, found in result.repeats.items()}
+    return replace(result, trials=trials, repeats=repeats, spent_s=0.0, avoided_s=0.0).to_data()
 
 
-def _without_times(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _without_resumed(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if not name.endswith("num_epochs_resumed")}
 
 
