@@ -246,18 +246,21 @@ class _SavingJudge:
         self._evaluations: list[tuple[str, Record, set[str]]] | None = None
 
     def warned(self, trial: TrialRecord) -> list[Warned]:
-        """Every evaluation that found the trial no saving."""
+        """Every evaluation that found the trial no saving; none where another one found a saving, of another of its files."""
         parts = {name.partition(".")[0] for name in trial.metrics if name.endswith(".neither_smaller_nor_faster")}
-        warned = []
+        warned, has_gain = [], False
         for part in sorted(parts):
             values = {name.partition(".")[2]: value for name, value in trial.metrics.items() if name.startswith(f"{part}.")}
             if values["neither_smaller_nor_faster"] is True:
                 warned.append(Warned(label=f"{self.found.label(trial.number)}/{part}", text=_ratios(values)))
+            has_gain = has_gain or values["neither_smaller_nor_faster"] is False
         keys = set(trial.keys.values())
         for label, record, below in self._outer_evaluations():
-            if keys & below and record.measurements.get("neither_smaller_nor_faster") is True:
+            said = record.measurements.get("neither_smaller_nor_faster") if keys & below else None
+            if said is True:
                 warned.append(Warned(label=label, text=_ratios({**record.metrics, **record.measurements})))
-        return warned
+            has_gain = has_gain or said is False
+        return [] if has_gain else warned
 
     def _outer_evaluations(self) -> list[tuple[str, Record, set[str]]]:
         if self._evaluations is None:

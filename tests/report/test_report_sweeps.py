@@ -158,6 +158,14 @@ def test_a_best_that_saves_nothing_is_said_loudly_with_the_next_that_does(worksp
     assert not any("WARN" in line for line in best_lines(sound, top=1, style=Style(), width=None))
 
 
+def test_a_saving_found_on_another_file_of_the_trial_is_one(workspace: api.Workspace) -> None:
+    """A graph to run may be larger than dense while the packed file to send is a tenth of it."""
+    one = trial(0, 0.9, reports=IDLE)
+    other = replace(one, metrics={**one.metrics, "file.neither_smaller_nor_faster": False, "file.size_ratio": 0.1})
+    best = find_best(settled(other), a_run(), workspace.artifacts)
+    assert not any("WARN" in line for line in best_lines(best, top=1, style=Style(), width=None))
+
+
 def test_a_finalist_is_told_with_its_interval_and_its_ties(workspace: api.Workspace) -> None:
     repeats = {0: [{"score.top1_accuracy": value, "score.size_bytes": 1000} for value in (0.90, 0.92, 0.91)]}
     found = settled(trial(0, 0.95), trial(3, 0.9), ties=(3,), repeats=repeats)
