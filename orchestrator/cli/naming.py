@@ -1,4 +1,4 @@
-"""From what a person types to what is meant: nodes of a run, artifacts by the beginning of a key."""
+"""From what a person types to what is meant: nodes of a run, artifacts by name or by the beginning of a key."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from orchestrator.errors import UsageError
 from orchestrator.report.found_sweeps import FoundSweep, found_sweeps
 from orchestrator.report.run_status import NodeStatus, RunStatus, read_run_status
 from orchestrator.store.artifacts import Record
+from orchestrator.store.names import Names
 from orchestrator.workflow.trials import trial_name
 
 
@@ -72,13 +73,27 @@ def _number(trial: str) -> int:
 
 
 def record_of_key(workspace: Workspace, prefix: str) -> Record:
-    """The finished artifact whose key begins so; UsageError if there is none or more than one."""
+    """The finished artifact that has this name ("vit-sparse", "vit-sparse@3"), or whose key begins so.
+
+    UsageError if there is none or more than one.
+    """
+    mark = Names(workspace.store).find(prefix)
+    if mark is not None:
+        record = workspace.artifacts.find(mark.stage, mark.key)
+        if record is None:
+            raise UsageError(
+                f"{mark} means artifact {mark.key[:8]} of {mark.stage}, which is damaged or gone from the store",
+                next_step="submit its workflow again: it will be made anew, and the name means it again",
+            )
+        return record
     found = workspace.artifacts.keys_starting(prefix.lower()) if prefix else []
     if len(found) > 1:
         keys = ", ".join(f"{key[:12]} ({stage})" for stage, key in found[:6])
         raise UsageError(f'"{prefix}" begins several keys: {keys}', next_step="type more letters of the key")
     if not found:
-        raise UsageError(f'no artifact\'s key begins with "{prefix}"', next_step="orchestrator artifacts ls")
+        raise UsageError(
+            f'no artifact\'s key begins with "{prefix}", and none has that name', next_step="orchestrator artifacts ls"
+        )
     stage, key = found[0]
     record = workspace.artifacts.find(stage, key)
     if record is None:
@@ -93,6 +108,8 @@ def is_run(workspace: Workspace, name: str) -> bool:
     """Whether `name` means a run; UsageError where it begins both a run's id and an artifact's key."""
     if name.startswith("@"):
         return True
+    if Names(workspace.store).find(name) is not None:
+        return False
     begins_run = any(run.startswith(name) for run in workspace.store.list("runs"))
     if begins_run and workspace.artifacts.keys_starting(name):
         raise UsageError(f"\"{name}\" begins both a run's id and an artifact's key", next_step="type more letters of it")

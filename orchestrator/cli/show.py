@@ -9,10 +9,10 @@ from orchestrator.cli.shell import Shell
 
 
 @command("show", example="orchestrator show 9f31c2d0")
-@click.argument("name", metavar="RUN|KEY")
+@click.argument("name", metavar="RUN|KEY|NAME")
 @pass_shell
 def show(shell: Shell, name: str) -> int:
-    """Show a run or an artifact, named by its id or key or the beginning of it."""
+    """Show a run or an artifact: by id, key or the beginning of one, or by name."""
     from orchestrator import api
     from orchestrator.cli.naming import is_run, record_of_key
     from orchestrator.report.found_sweeps import found_sweeps, result_of
