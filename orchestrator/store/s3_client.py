@@ -1,0 +1,267 @@
+"""One bucket and prefix as a handful of plain requests; the only importer of boto3. Knows no blobs, logs or leases.
+
+Endpoint, region and credentials come by the usual AWS ways (AWS_PROFILE, AWS_ENDPOINT_URL, files, roles); none of them is
+kept here, and messages carry the server's code and words only.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+from orchestrator.errors import StoreError, UsageError
+
+MAX_CONNECTIONS = 32
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 30.0
+MAX_ATTEMPTS = 6
+_CONFLICT_TRIES = 8
+_ABSENT = ("404", "NoSuchKey", "NotFound")
+_REFUSED = ("412", "PreconditionFailed")
+_CONFLICT = ("409", "ConditionalRequestConflict", "OperationAborted")
+_WRITER = "writer"
+
+Answer = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A bucket and the beginning of all keys in it, "" or ending in a slash."""
+
+    bucket: str
+    prefix: str
+
+    @classmethod
+    def parse(cls, url: str) -> Place:
+        """From "s3://bucket/prefix"; UsageError for anything else, without repeating what may hold a secret."""
+        bucket, _, path = url.removeprefix("s3://").partition("/")
+        if not bucket or any(mark in url for mark in "@?#") or ":" in bucket:
+            raise UsageError(
+                'this is no address of a store; expected "s3://bucket/prefix", without user, password, endpoint or options',
+                next_step="put credentials in a profile (AWS_PROFILE) and the endpoint in AWS_ENDPOINT_URL",
+            )
+        path = "/".join(part for part in path.split("/") if part)
+        return cls(bucket, f"{path}/" if path else "")
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+class Refused(Exception):
+    """The server answered that a precondition does not hold."""
+
+
+class Conflict(Exception):
+    """Two conditional requests met at the server; either may be sent again."""
+
+
+class Broken(StoreError):
+    """A connection that ended too early; what was asked may be asked again."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One name of a listing; `size_bytes` is -1 for what is a folder. The age is by the server's clock alone."""
+
+    name: str
+    size_bytes: int
+    age_s: float = 0.0
+
+
+class S3Client:
+    """Requests to one place, from any thread and, after a fork, from any process."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._lock = threading.Lock()
+        self._made: tuple[int, Any] = (0, None)
+
+    @property
+    def raw(self) -> Any:
+        """The boto3 client of this process: connections must not be shared with the process that it was forked from."""
+        process, client = self._made
+        if process == os.getpid():
+            return client
+        with self._lock if process == 0 else threading.Lock():  # a lock may have been held when the process was forked
+            if self._made[0] != os.getpid():
+                self._made = (os.getpid(), _new_client())
+            return self._made[1]
+
+    @property
+    def endpoint(self) -> str:
+        """Where requests go, without anything secret."""
+        return str(self.raw.meta.endpoint_url).rpartition("@")[2]
+
+    def key(self, path: str) -> str:
+        return f"{self.place.prefix}{path}"
+
+    def call(self, operation: str, path: str = "", **arguments: Any) -> Answer:
+        """One request, retried by botocore; Refused for a precondition, KeyError if the object is absent, else StoreError."""
+        if path:
+            arguments["Key"] = self.key(path)
+        with self.explained(path):
+            answer: Answer = getattr(self.raw, operation)(Bucket=self.place.bucket, **arguments)
+        return answer
+
+    def get(self, path: str) -> tuple[bytes, str] | None:
+        """Content and version."""
+
+        def read() -> tuple[bytes, str]:
+            answer = self.call("get_object", path)
+            with self.explained(path):
+                return answer["Body"].read(), version_of(answer)
+
+        try:
+            return retried(read)
+        except KeyError:
+            return None
+
+    def head(self, path: str) -> Answer | None:
+        """Headers of an object."""
+        try:
+            return self.call("head_object", path)
+        except KeyError:
+            return None
+
+    def put(self, path: str, data: bytes, *, if_absent: bool = False, if_version: str = "", **arguments: Any) -> str:
+        """Store an object and return its version; raises Refused if the condition does not hold.
+
+        A request that was retried may be refused because its own first try had succeeded: each carries a mark by which its
+        writer knows it again.
+        """
+        mark = uuid.uuid4().hex
+        condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": f'"{if_version}"'} if if_version else {}
+        for number in range(_CONFLICT_TRIES):
+            try:
+                return version_of(self.call("put_object", path, Body=data, Metadata={_WRITER: mark}, **condition, **arguments))
+            except (Refused, KeyError) as error:
+                found = self.head(path) if condition else None
+                if found is not None and found.get("Metadata", {}).get(_WRITER) == mark:
+                    return version_of(found)
+                raise Refused from error
+            except Conflict:
+                _pause(number)
+        raise StoreError(f"{self.place.url}: {path} is changed by others all the time; gave up after {_CONFLICT_TRIES} tries")
+
+    def delete(self, path: str, **arguments: Any) -> None:
+        self.call("delete_object", path, **arguments)
+
+    def list(self, prefix: str, *, after: str = "", is_deep: bool = False) -> Iterator[Listed]:
+        """Names below a prefix that ends in a slash, page by page, in order; folders too unless `is_deep`."""
+        arguments: Answer = {"Prefix": self.key(prefix)}
+        if not is_deep:
+            arguments["Delimiter"] = "/"
+        if after:
+            arguments["StartAfter"] = self.key(f"{prefix}{after}")
+        length = len(arguments["Prefix"])
+        while True:
+            page = self.call("list_objects_v2", **arguments)
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            for folder in page.get("CommonPrefixes", ()):
+                yield Listed(folder["Prefix"][length:].rstrip("/"), -1)
+            for found in page.get("Contents", ()):
+                if len(found["Key"]) > length:
+                    yield Listed(found["Key"][length:], found["Size"], (now - found["LastModified"]).total_seconds())
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    @contextmanager
+    def explained(self, path: str = "") -> Iterator[None]:
+        """Turn what botocore raises into errors of ours; a message never holds a request, a header or a credential."""
+        from botocore import exceptions
+
+        place = f"{self.place.url}/{path}" if path else self.place.url
+        try:
+            yield
+        except exceptions.ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            status = str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+            if code in _REFUSED:
+                raise Refused from None
+            if code in _ABSENT:
+                raise KeyError(path) from None
+            if code in _CONFLICT:
+                raise Conflict from None
+            words = error.response.get("Error", {}).get("Message", "") or "no words"
+            raise StoreError(
+                f"{place}: the server answered {code or status}: {words}", next_step=_ADVICE.get(code, "")
+            ) from None
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound) as error:
+            raise StoreError(f"{place}: {error}", next_step="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret") from None
+        except exceptions.IncompleteReadError as error:
+            raise Broken(f"{place}: the answer was cut short") from error
+        except (exceptions.HTTPClientError, exceptions.ResponseStreamingError) as error:
+            raise Broken(
+                f"{place}: the server cannot be reached, or went silent ({type(error).__name__})",
+                next_step="orchestrator doctor; check AWS_ENDPOINT_URL and the network",
+            ) from error
+        except exceptions.BotoCoreError as error:
+            raise StoreError(f"{place}: {error}", next_step="orchestrator doctor") from error
+
+
+_ADVICE: Mapping[str, str] = {
+    "NoSuchBucket": "make the bucket first, or correct --store s3://BUCKET/PREFIX",
+    "AccessDenied": "the credentials (AWS_PROFILE) need s3:GetObject, PutObject, DeleteObject and ListBucket there",
+    "403": "check the credentials (AWS_PROFILE), and that they may read and list the bucket",
+    "InvalidAccessKeyId": "check AWS_PROFILE and AWS_ENDPOINT_URL: this server does not know these credentials",
+    "SignatureDoesNotMatch": "check AWS_PROFILE and AWS_ENDPOINT_URL: this server does not know these credentials",
+}
+
+
+def version_of(answer: Mapping[str, Any]) -> str:
+    """The ETag without its quotes; a name for a state of the object, never a digest of its content."""
+    return str(answer["ETag"]).strip('"')
+
+
+def retried(action: Callable[[], T], *, tries: int = MAX_ATTEMPTS) -> T:
+    """Call `action` again where a connection broke in the middle of an answer, which botocore does not retry."""
+    for number in range(tries - 1):
+        try:
+            return action()
+        except Broken:
+            _pause(number)
+    return action()
+
+
+def _pause(number: int) -> None:
+    time.sleep(random.uniform(0, min(5.0, 0.05 * 2**number)))  # noqa: S311 - jitter, no secret
+
+
+_descriptions: dict[str, Any] = {}
+"""botocore's reader of what S3's requests look like, with all that it has read: half a second of work for every new process."""
+
+
+def _new_client() -> Any:
+    import boto3
+    import botocore.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},  # exponential back-off with jitter
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=MAX_CONNECTIONS,
+        tcp_keepalive=True,
+        response_checksum_validation="when_required",  # else ranged reads are refused by some servers' checksums
+        request_checksum_calculation="when_required",  # older gateways know no checksums in trailers; we send Content-MD5
+        user_agent_extra="orchestrator",
+    )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    try:
+        core = botocore.session.Session()
+        core.register_component("data_loader", _descriptions.setdefault("reader", core.get_component("data_loader")))
+        session = boto3.session.Session(botocore_session=core)
+        return session.client("s3", config=config, region_name=region or session.region_name or "us-east-1")
+    except (BotoCoreError, ValueError) as error:
+        raise StoreError(f"S3 cannot be used: {error}", next_step="check AWS_PROFILE and AWS_ENDPOINT_URL") from None

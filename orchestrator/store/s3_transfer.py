@@ -1,0 +1,122 @@
+"""Large objects up and down in parallel parts with bounded memory: at most `NUM_THREADS` parts (up) or chunks (down) at once.
+
+Up: multipart with a Content-MD5 for each part, so that the server refuses what the network has changed. Down: ranged reads that
+name the version they began with, each picked up where its connection broke; the digest is taken in order as parts arrive.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from orchestrator.errors import IntegrityError, StoreError
+from orchestrator.store.parallel import in_parallel
+from orchestrator.store.s3_client import Refused, S3Client, retried
+
+PART_BYTES = 8 * 2**20
+NUM_THREADS = 8
+_MAX_PARTS = 10_000  # of S3
+_CHUNK_BYTES = 2**20
+_HASH_BYTES = 4 * 2**20
+_EMPTY_RANGE = "InvalidRange"
+
+
+def upload(client: S3Client, path: str, source: Path) -> None:
+    """Store a file as an object; one request for small ones. A stopped upload leaves no parts behind."""
+    size_bytes = source.stat().st_size
+    if size_bytes <= PART_BYTES:
+        data = source.read_bytes()
+        client.call("put_object", path, Body=data, ContentMD5=_md5(data))
+        return
+    part_bytes = max(PART_BYTES, -(-size_bytes // _MAX_PARTS))
+    upload_id = client.call("create_multipart_upload", path)["UploadId"]
+
+    def send(number: int) -> dict[str, Any]:
+        with source.open("rb") as file:
+            file.seek(number * part_bytes)
+            data = file.read(part_bytes)
+        answer = client.call("upload_part", path, UploadId=upload_id, PartNumber=number + 1, Body=data, ContentMD5=_md5(data))
+        return {"PartNumber": number + 1, "ETag": answer["ETag"]}
+
+    try:
+        parts = list(in_parallel(send, range(-(-size_bytes // part_bytes)), width=NUM_THREADS))
+        client.call("complete_multipart_upload", path, UploadId=upload_id, MultipartUpload={"Parts": parts})
+    except BaseException:
+        with suppress(StoreError, KeyError):
+            client.call("abort_multipart_upload", path, UploadId=upload_id)
+        raise
+
+
+def download(client: S3Client, path: str, target: Path, digest: str) -> None:
+    """Fill a local file; KeyError if there is no such object, IntegrityError if its content is not that of `digest`."""
+    descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        _fill(client, path, descriptor, digest)
+    except Refused:
+        raise StoreError(
+            f"{client.place.url}/{path} was replaced while it was read", next_step="run the command again"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def _fill(client: S3Client, path: str, descriptor: int, digest: str) -> None:
+    size_bytes, version = _fetch_range(client, path, descriptor, 0, PART_BYTES, version="")
+    hasher = blake3()
+    _hash(hasher, descriptor, 0, min(size_bytes, PART_BYTES))
+    num_more = -(-(size_bytes - PART_BYTES) // PART_BYTES) if size_bytes > PART_BYTES else 0
+
+    def fetch(number: int) -> int:
+        start = (number + 1) * PART_BYTES
+        _fetch_range(client, path, descriptor, start, min(size_bytes, start + PART_BYTES), version=version)
+        return start
+
+    if num_more:
+        for start in in_parallel(fetch, range(num_more), width=NUM_THREADS):
+            _hash(hasher, descriptor, start, min(size_bytes, start + PART_BYTES))
+    if hasher.hexdigest() != digest:
+        raise IntegrityError(f"{client.place.url}/{path} is damaged: its {size_bytes} bytes do not match digest {digest[:12]}")
+
+
+def _fetch_range(client: S3Client, path: str, descriptor: int, start: int, end: int, *, version: str) -> tuple[int, str]:
+    """Write bytes `start` to `end` into the file; returns the object's whole size and its version."""
+    place = start
+
+    def read() -> tuple[int, str]:
+        nonlocal place
+        condition = {"IfMatch": version} if version else {}
+        try:
+            answer = client.call("get_object", path, Range=f"bytes={place}-{end - 1}", **condition)
+        except StoreError as error:
+            if start == 0 and _EMPTY_RANGE in error.message:
+                return 0, ""
+            raise
+        whole = answer.get("ContentRange")
+        size_bytes = int(whole.rpartition("/")[2]) if whole else answer["ContentLength"]
+        if not whole and place:
+            raise StoreError(f"{client.place.url}: the server does not serve parts of objects (Range)")
+        with client.explained(path), answer["Body"] as body:
+            while place < min(end, size_bytes):
+                chunk = body.read(min(_CHUNK_BYTES, end - place))
+                if not chunk:
+                    break
+                os.pwrite(descriptor, chunk, place)
+                place += len(chunk)
+        return size_bytes, answer["ETag"]
+
+    return retried(read)
+
+
+def _hash(hasher: Any, descriptor: int, start: int, end: int) -> None:
+    for place in range(start, end, _HASH_BYTES):
+        hasher.update(os.pread(descriptor, min(_HASH_BYTES, end - place), place))
+
+
+def _md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

@@ -1,0 +1,46 @@
+"""Stores of every kind: a folder, and a prefix of its own on each S3 server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import BUCKET, NAMES, Server, environment, started
+
+from orchestrator.store.base import Store, open_store
+from orchestrator.store.local import LocalStore
+
+
+@pytest.fixture(params=NAMES)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server, with the environment that leads to it and a cache of this test alone."""
+    found = started(request.param)
+    with environment({**found.variables, "ORCHESTRATOR_CACHE": str(tmp_path / "cache")}):
+        yield found
+
+
+@pytest.fixture
+def moto(tmp_path: Path) -> Iterator[Server]:
+    """The server that is always there."""
+    found = started("moto")
+    with environment({**found.variables, "ORCHESTRATOR_CACHE": str(tmp_path / "cache")}):
+        yield found
+
+
+@pytest.fixture
+def place() -> str:
+    """The address of a store that nobody has used."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["local", *NAMES])
+def store(request: pytest.FixtureRequest, tmp_path: Path, place: str) -> Iterator[Store]:
+    """A store of every kind."""
+    if request.param == "local":
+        yield LocalStore(tmp_path / "store")
+        return
+    found = started(request.param)
+    with environment({**found.variables, "ORCHESTRATOR_CACHE": str(tmp_path / "cache")}):
+        yield open_store(place)
