@@ -20,6 +20,8 @@ from orchestrator.workflow.sweep_result import SweepResult, TrialRecord
 from orchestrator.workflow.sweep_spec import Selection, Sweep
 
 CONFIDENCE = 0.95
+FEW = 5
+"""Seeds below which equal differences are taken for chance: on a test split of hundreds, one image more or less is likely."""
 
 Metrics = Mapping[str, Any]
 Repeats = Mapping[int, Sequence[Metrics]]
@@ -35,6 +37,13 @@ class Interval:
     mean: float
     half_width: float | None
     count: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the mean is told from 0. A few figures that happen to be equal say nothing of how much they vary."""
+        if self.half_width is None or (self.half_width <= _SLACK and self.count < FEW):
+            return False
+        return abs(self.mean) > self.half_width
 
     def __str__(self) -> str:
         return f"{self.mean:.5g}" if self.half_width is None else f"{self.mean:.5g} ± {self.half_width:.2g}"
@@ -183,7 +192,7 @@ def _among_finalists(sweep: Sweep, repeats: Repeats, scores: Scores) -> tuple[in
     ties, clear = [], []
     for other in others:
         difference = _difference(_column(repeats[other], metric), _column(repeats[best], metric))
-        if difference is None or difference.half_width is None or abs(difference.mean) <= difference.half_width:
+        if difference is None or not difference.excludes_zero:
             ties.append((other, difference))
         else:
             clear.append((other, difference))
@@ -226,7 +235,9 @@ def _named(best: int, metrics: Metrics, sweep: Sweep) -> str:
 
 
 def _figure(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.5g}"
 
 
 def _rule_text(sweep: Sweep) -> str:

@@ -94,7 +94,7 @@ def publish(
     name = f"attempts/{process_mark()}-{uuid.uuid4().hex[:8]}"
     folder = artifacts.store.workspace(name)
     try:
-        (folder / RESULT_FILE).write_text(json.dumps(_plain(result.to_data()), sort_keys=True, allow_nan=False, indent=1))
+        (folder / RESULT_FILE).write_text(json.dumps(_plain(result.to_data()), allow_nan=False, indent=1))
         write_history(folder / HISTORY_FILE, result.trials, stopping_metric=stopping_metric)
         files = artifacts.take_files(folder)
     finally:

@@ -113,6 +113,14 @@ def test_the_winner_is_told_from_finalists_by_differences_paired_by_seed():
     assert result.repeats == found
 
 
+def test_a_few_equal_differences_are_no_certainty():
+    """Two seeds that both differ by one image have no spread; what they would differ by next is anyone's guess."""
+    found = {0: repeats(0.900, 0.910), 1: repeats(0.898, 0.908)}
+    assert choose(sweep_of(**FINAL), TRIALS, baselines={}, repeats=found).ties == (1,)
+    many = {0: repeats(*[0.9] * 5), 1: repeats(*[0.8] * 5)}
+    assert choose(sweep_of(**FINAL), TRIALS, baselines={}, repeats=many).ties == ()
+
+
 def test_one_further_seed_gives_no_interval():
     result = choose(sweep_of(**FINAL), TRIALS, baselines={}, repeats={0: repeats(0.9), 1: repeats(0.8)})
     assert (result.best, result.ties) == (0, (1,))
