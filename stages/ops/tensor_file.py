@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stages.ops.tensor_header import read_header
+
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -96,37 +98,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     The tensors lie on the mapped file; writing to one changes this process's copy of the page only.
 
     Raises:
-        ValueError: the file is cut short or is no safetensors file.
+        ValueError: the file is cut short or is no safetensors file (see `tensor_header.py`).
     """
-    size = path.stat().st_size
+    header = read_header(path)
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError(f"{path} is no whole safetensors file: {size} bytes, header of {length}")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise ValueError(f"{path} is no safetensors file: its header is not JSON") from error
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    header.pop("__metadata__", None)
     tensors: dict[str, Tensor] = {}
-    for name, entry in sorted(header.items()):
-        dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        count = (end - begin) // dtype.itemsize
-        if 8 + length + end > size:
-            raise ValueError(f"{path} is cut short: tensor {name!r} ends at byte {8 + length + end} of {size}")
+    for name, entry in header.tensors.items():
+        dtype = DTYPES[entry.dtype]
+        count = (entry.end - entry.begin) // dtype.itemsize
         if count == 0:
-            tensors[name] = torch.empty(shape, dtype=dtype)
+            tensors[name] = torch.empty(entry.shape, dtype=dtype)
         else:
-            tensors[name] = torch.frombuffer(mapped, dtype=dtype, count=count, offset=8 + length + begin).reshape(shape)
+            flat = torch.frombuffer(mapped, dtype=dtype, count=count, offset=header.offset + entry.begin)
+            tensors[name] = flat.reshape(entry.shape)
     return tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The text kept in a safetensors file's header."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return dict(header.get("__metadata__", {}))
+    """The text kept in a safetensors file's header; raises ValueError as `read_tensors` does."""
+    return dict(read_header(path).metadata)
 
 
 def _refuse_shared_memory(tensors: Mapping[str, Tensor]) -> None:
