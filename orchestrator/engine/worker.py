@@ -65,6 +65,7 @@ class Worker:
                 standing = self._standing(work)  # it may have been made between the look and the lease
                 return _outcome(Ending.SHARED, standing) if standing is not None else self._make(work, lease)
             finally:
+                self.store.release_blobs()
                 self.leases.release(work.key)
         except Cancelled:
             return Outcome(ending=Ending.CANCELLED, error="the stage stopped as if asked to", error_type="Cancelled")

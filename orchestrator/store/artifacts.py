@@ -8,7 +8,7 @@ read every blob that it names. A record that cannot be read, or whose blobs are 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from orchestrator.errors import IntegrityError, StageFailed
 from orchestrator.store.base import Entry, Store
 from orchestrator.store.blobs import digest_bytes, digest_file, verify_file
 from orchestrator.store.claims import Claims
+from orchestrator.store.parallel import in_parallel
 from orchestrator.store.record_file import SAFE_NAME, BadRecord, FileEntry, Record, decode_record, encode_record
 from stages.contract import Artifact
 
@@ -27,9 +28,25 @@ class Artifacts:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._ahead: dict[tuple[str, str], Record | None] = {}
+
+    def look_ahead(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Ask for many artifacts (stage and key) at once; the next `find` of each answers from that.
+
+        Where requests travel, a plan of hundreds of nodes would otherwise wait for one after the other.
+        """
+        if self.store.width > 1:
+            pairs = list(dict.fromkeys(wanted))
+            found = in_parallel(lambda pair: self._find(*pair), pairs, width=self.store.width)
+            self._ahead.update(zip(pairs, found, strict=True))
 
     def find(self, stage: str, key: str) -> Record | None:
         """The finished artifact, if its record is sound and its blobs are there; reads no blob."""
+        if (stage, key) in self._ahead:
+            return self._ahead.pop((stage, key))
+        return self._find(stage, key)
+
+    def _find(self, stage: str, key: str) -> Record | None:
         entry = self.store.read(record_path(stage, key))
         record = _decode(entry, stage=stage, key=key)
         if record is None or not all(self.store.has_blob(file.digest, file.size_bytes) for file in record.files.values()):
@@ -45,11 +62,12 @@ class Artifacts:
 
     def scan(self, stage: str | None = None) -> Iterator[tuple[str, str, Entry]]:
         """(stage, key, content) of every record, sound or not, of one stage or of all, in no order."""
-        for name in [stage] if stage is not None else list(self.store.list("artifacts")):
-            for key in list(self.store.list(f"artifacts/{name}")):
-                entry = self.store.read(record_path(name, key))
-                if entry is not None:
-                    yield name, key, entry
+        names = [stage] if stage is not None else list(self.store.list("artifacts"))
+        pairs = [(name, key) for name in names for key in self.store.list(f"artifacts/{name}")]
+        entries = in_parallel(lambda pair: self.store.read(record_path(*pair)), pairs, width=self.store.width)
+        for (name, key), entry in zip(pairs, entries, strict=True):
+            if entry is not None:
+                yield name, key, entry
 
     def keys_starting(self, prefix: str) -> list[tuple[str, str]]:
         """(stage, key) of the finished artifacts whose key starts so."""
@@ -85,18 +103,9 @@ class Artifacts:
             digest = digest_file(path, size_bytes)
             if self.store.has_blob(digest, size_bytes):
                 Claims(self.store).claim(digest)  # `gc` leaves it alone until the record names it
-            self._drop_if_damaged(digest, size_bytes)
             self.store.put_blob(path, digest, durable=durable)
             files[name] = FileEntry(digest=digest, size_bytes=size_bytes)
         return files
-
-    def _drop_if_damaged(self, digest: str, size_bytes: int) -> None:
-        """A blob of this content that is there already must be whole, or it would be taken for what was just made."""
-        if self.store.has_blob(digest, size_bytes):
-            try:
-                verify_file(self.store.blob_path(digest), digest=digest, size_bytes=size_bytes)
-            except (IntegrityError, FileNotFoundError):
-                self.store.remove_blob(digest)
 
     def publish(self, record: Record, *, supersede: bool = False, durable: bool = True) -> Record:
         """Create the record and return the one that stands: ours, or an earlier writer's.

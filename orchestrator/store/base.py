@@ -40,6 +40,8 @@ class Store(Protocol):
     """Operations of a back end. `durable=False` may be used for what need not outlive the machine (leases, progress)."""
 
     url: str
+    width: int
+    """How many requests are worth making at once: 1 where each costs microseconds."""
 
     def read(self, path: str) -> Entry | None:
         """The object, or None if there is none."""
@@ -66,7 +68,10 @@ class Store(Protocol):
         """Names directly below a folder-like prefix, in no order."""
 
     def put_blob(self, source: Path, digest: str, *, durable: bool = True) -> None:
-        """Take over a local file as the blob `digest`; the source is moved or removed."""
+        """Take over a local file as the blob `digest`; the source is moved or removed.
+
+        A blob that is there is kept if it is whole, as far as that can be known without a transfer.
+        """
 
     def has_blob(self, digest: str, size_bytes: int) -> bool:
         """Whether the blob is there with this size; reads no content."""
@@ -78,7 +83,13 @@ class Store(Protocol):
         """Remove a blob that was found damaged or that nothing names any more; quiet if there is none."""
 
     def blob_path(self, digest: str) -> Path:
-        """A local, read-only file with the blob's content (not verified); raises FileNotFoundError."""
+        """A local, read-only file with the blob's content (not verified); raises FileNotFoundError.
+
+        IntegrityError where it had to be fetched and was damaged. It stays until `release_blobs`.
+        """
+
+    def release_blobs(self) -> None:
+        """The files that `blob_path` gave to this process need not stay any longer: a cache may drop them."""
 
     def workspace(self, name: str, *, make: bool = True) -> Path:
         """A local folder for work in progress from which `put_blob` is cheap; made if needed, or left to the caller."""
@@ -94,11 +105,15 @@ class Store(Protocol):
 
 
 def open_store(url: str | None = None) -> Store:
-    """The store at `url`; by default the variable ORCHESTRATOR_STORE, else the folder `.orchestrator` here."""
+    """The store at `url` (a folder, or s3://bucket/prefix); by default ORCHESTRATOR_STORE, else the folder `.orchestrator`."""
     place = url or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
+    if place.startswith("s3://"):
+        from orchestrator.store.s3 import S3Store
+
+        return S3Store(place)
     if "://" in place and not place.startswith("file://"):
         raise UsageError(
-            f'store "{place}": this version keeps artifacts in a local folder only; object storage is not supported yet',
+            f'store "{place.partition("://")[0]}://...": no such kind of store; expected a folder or s3://bucket/prefix',
             next_step="orchestrator --store ./artifacts ...",
         )
     from orchestrator.store.local import LocalStore

@@ -22,6 +22,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.store.base import Store
+from orchestrator.store.parallel import in_parallel
 
 _ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that reads like something else
 
@@ -73,7 +74,8 @@ class Ledger:
 
     def runs(self) -> list[RunRequest]:
         """All runs, newest first. One whose request a loss of power has damaged is left out."""
-        found = [request for run in self.store.list("runs") if (request := self._find_request(run)) is not None]
+        asked = in_parallel(self._find_request, self.store.list("runs"), width=self.store.width)
+        found = [request for request in asked if request is not None]
         return sorted(found, key=lambda request: (request.created, request.id), reverse=True)
 
     def resolve(self, name: str) -> str:

@@ -45,6 +45,7 @@ def make_plan(
     for name in checked.order:
         if name in names:
             draft.add(name)
+    artifacts.look_ahead((node.spec.name, node.key) for node in draft.nodes.values())
     rules = StatusRules(
         artifacts,
         is_being_made,

@@ -122,7 +122,7 @@ def rclone() -> Server:
     keys = f"{ACCESS_KEY},{SECRET_KEY}"
     spawn(
         [program, "serve", "s3", "--auth-key", keys, "--addr", f"127.0.0.1:{port}", "--config", os.devnull,
-         "--vfs-cache-mode", "off", "--dir-cache-time", "0", str(folder / "data")],
+         "--vfs-cache-mode", "off", str(folder / "data")],
         log=folder / "log",
     )  # fmt: skip
     server = Server("rclone", f"http://127.0.0.1:{port}", {"ORCHESTRATOR_S3_ONE_MACHINE": "1"})
