@@ -46,7 +46,9 @@ class S3Store:
     @cached_property
     def promises(self) -> Promises:
         """Which preconditions this server honours; asked for once."""
-        return remembered_promises(self.client, self.cache_folder / "servers")
+        found = remembered_promises(self.client, self.cache_folder / "servers")
+        self.client.quotes_versions = found.quotes_versions
+        return found
 
     @property
     def is_for_one_machine(self) -> bool:
@@ -98,7 +100,7 @@ class S3Store:
         if not self.promises.deletes_by_version:
             return self.replace(path, _REMOVED + uuid.uuid4().hex.encode(), version=version) is not None
         try:
-            self.client.delete(path, IfMatch=f'"{version}"')
+            self.client.delete(path, IfMatch=self.client.condition(version))
         except (Refused, KeyError):
             return False
         return True

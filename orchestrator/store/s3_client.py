@@ -64,8 +64,12 @@ class Conflict(Exception):
     """Two conditional requests met at the server; either may be sent again."""
 
 
-class Broken(StoreError):
-    """A connection that ended too early; what was asked may be asked again."""
+class Away(StoreError):
+    """The server cannot be reached, or went silent, and botocore has tried often enough."""
+
+
+class Broken(Away):
+    """A connection that ended in the middle of an answer; what was asked may be asked again."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ class S3Client:
         self.place = place
         self._lock = threading.Lock()
         self._made: tuple[int, Any] = (0, None)
+        self.quotes_versions = True
+        """Whether this server wants ETags in quotes, as the standard says; some gateways want them bare."""
 
     @property
     def raw(self) -> Any:
@@ -112,12 +118,16 @@ class S3Client:
             answer: Answer = getattr(self.raw, operation)(Bucket=self.place.bucket, **arguments)
         return answer
 
+    def condition(self, version: str) -> str:
+        """A version as a condition names it."""
+        return f'"{version}"' if self.quotes_versions else version
+
     def get(self, path: str) -> tuple[bytes, str] | None:
         """Content and version."""
 
         def read() -> tuple[bytes, str]:
             answer = self.call("get_object", path)
-            with self.explained(path):
+            with self.explained(path, is_body=True):
                 return answer["Body"].read(), version_of(answer)
 
         try:
@@ -139,7 +149,7 @@ class S3Client:
         writer knows it again.
         """
         mark = uuid.uuid4().hex
-        condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": f'"{if_version}"'} if if_version else {}
+        condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": self.condition(if_version)} if if_version else {}
         for number in range(_CONFLICT_TRIES):
             try:
                 return version_of(self.call("put_object", path, Body=data, Metadata={_WRITER: mark}, **condition, **arguments))
@@ -176,7 +186,7 @@ class S3Client:
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
     @contextmanager
-    def explained(self, path: str = "") -> Iterator[None]:
+    def explained(self, path: str = "", *, is_body: bool = False) -> Iterator[None]:
         """Turn what botocore raises into errors of ours; a message never holds a request, a header or a credential."""
         from botocore import exceptions
 
@@ -198,13 +208,13 @@ class S3Client:
             ) from None
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound) as error:
             raise StoreError(f"{place}: {error}", next_step="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret") from None
-        except exceptions.IncompleteReadError as error:
-            raise Broken(f"{place}: the answer was cut short") from error
-        except (exceptions.HTTPClientError, exceptions.ResponseStreamingError) as error:
-            raise Broken(
+        except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.ResponseStreamingError) as error:
+            raise (Broken if is_body else Away)(
                 f"{place}: the server cannot be reached, or went silent ({type(error).__name__})",
                 next_step="orchestrator doctor; check AWS_ENDPOINT_URL and the network",
-            ) from error
+            ) from None
+        except exceptions.IncompleteReadError:
+            raise Broken(f"{place}: the answer was cut short") from None
         except exceptions.BotoCoreError as error:
             raise StoreError(f"{place}: {error}", next_step="orchestrator doctor") from error
 

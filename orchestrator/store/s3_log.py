@@ -17,6 +17,7 @@ import shutil
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from orchestrator.errors import StoreError
 from orchestrator.store.processes import is_left_by_dead_process, process_mark
-from orchestrator.store.s3_client import Broken, Listed, Refused, S3Client
+from orchestrator.store.s3_client import Away, Listed, Refused, S3Client
 
 FLUSH_EVERY_S = 1.0
 FOLLOW_EVERY_S = 2.0
@@ -38,7 +39,7 @@ class _Tail:
     """The newest object of a log that this process writes, and what has not been sent yet."""
 
     start: int = -1  # -1: where the log ends is not known yet
-    sent: bytes = b""
+    sent: bytes = b""  # what is in that object
     version: str = ""
     unsent: bytearray = field(default_factory=bytearray)
     flushed_at: float = -FLUSH_EVERY_S
@@ -73,7 +74,7 @@ class Logs:
             if time.monotonic() - tail.flushed_at >= FLUSH_EVERY_S:
                 try:
                     self._send(path, tail)
-                except Broken:  # a moment without the network must not cost a run: kept, and sent by the thread
+                except Away:  # a moment without the network must not cost a run: kept, and sent by the thread
                     if len(tail.unsent) > MAX_UNSENT_BYTES:
                         raise
                 else:
@@ -92,7 +93,7 @@ class Logs:
                 continue
             found = self._client.get(f"{path}/{chunk.name}")
             content = found[0] if found is not None else b""
-            if following is not None:  # a writer that was cut off may have left more than its successor has seen
+            if following is not None:  # where preconditions are not honoured, two writers may have met
                 content = content[: int(following.name) - start]
             parts.append(content[max(0, offset - start) :])
         return b"".join(parts)
@@ -160,28 +161,36 @@ class Logs:
                 self._send(path, tail)
 
     def _send(self, path: str, tail: _Tail) -> None:
-        """Put the newest object as it was with all that is unsent; begin another where it is full or not ours."""
+        """Put the newest object as it was with all that is unsent; begin the next where it is full.
+
+        An object that is full is never written again, and the next is begun only behind a full one. So a second writer cannot
+        come in between: one of the two is refused, and goes on behind the other.
+        """
         tail.flushed_at = time.monotonic()
-        if tail.start < 0 or len(tail.sent) >= CHUNK_BYTES:
-            tail.start, tail.sent, tail.version = self._end(path, tail), b"", ""
+        if tail.start < 0:
+            self._find_end(path, tail)
         while tail.unsent:
+            if len(tail.sent) >= CHUNK_BYTES:
+                tail.start, tail.sent, tail.version = tail.start + len(tail.sent), b"", ""
             data = tail.sent + tail.unsent
-            conditions = {"if_version": tail.version, "if_absent": not tail.version} if self._has_conditions() else {}
+            name = f"{path}/{tail.start:0{_DIGITS}}"
             try:
-                tail.version = self._client.put(f"{path}/{tail.start:0{_DIGITS}}", data, **conditions)  # type: ignore[arg-type]
-            except Refused:  # somebody else writes to this log: go on behind
-                tail.start, tail.sent, tail.version = self._end(path, None), b"", ""
+                if self._has_conditions():
+                    tail.version = self._client.put(name, data, if_version=tail.version, if_absent=not tail.version)
+                else:
+                    self._client.put(name, data)
+            except Refused:
+                self._find_end(path, tail)
                 continue
-            tail.sent = bytes(data)
+            tail.sent = data
             tail.unsent.clear()
 
-    def _end(self, path: str, tail: _Tail | None) -> int:
-        if tail is not None and tail.start >= 0:
-            return tail.start + len(tail.sent)
-        last = None
-        for last in self._chunks(path):  # noqa: B007 - the last one is what is wanted
-            pass
-        return int(last.name) + last.size_bytes if last is not None else 0
+    def _find_end(self, path: str, tail: _Tail) -> None:
+        """Go on where the log ends, whoever has written it."""
+        last = deque(self._chunks(path), maxlen=1)
+        found = self._client.get(f"{path}/{last[0].name}") if last else None
+        tail.start = int(last[0].name) if last else 0
+        tail.sent, tail.version = found if found is not None else (b"", "")
 
     def _chunks(self, path: str) -> Iterator[Listed]:
         return (found for found in self._client.list(f"{path}/") if len(found.name) == _DIGITS and found.name.isdigit())

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from orchestrator.errors import StoreError
 from orchestrator.store.s3_client import Refused, S3Client
 
 _REMEMBERED_S = 86_400.0
+_WRONG = "0123456789abcdef0123456789abcdef"
+"""A version that never was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class Promises:
     creates_once: bool
     replaces_by_version: bool
     deletes_by_version: bool
+    quotes_versions: bool = True
 
     @property
     def is_safe(self) -> bool:
@@ -60,42 +64,51 @@ def remembered_promises(client: S3Client, folder: Path) -> Promises:
 
 
 def probe(client: S3Client) -> Promises:
-    """Write one key twice, replace it and delete it with wrong versions; about six small requests."""
+    """Write one key twice, replace and delete it with wrong and right versions; about ten small requests."""
     path = f"probe/{uuid.uuid4().hex}"
-    wrong = hashlib.md5(b"a version that never was", usedforsecurity=False).hexdigest()
     client.put(path, b"1")
     try:
+        client.quotes_versions = True
+        creates_once = not _is_done(lambda: client.put(path, b"2", if_absent=True))
+        replaces = not _is_done(lambda: client.put(path, b"3", if_version=_WRONG))
+        if replaces and not _replaces(client, path):
+            client.quotes_versions = False
+            replaces = _replaces(client, path)
         return Promises(
-            creates_once=_is_refused(client, path, if_absent=True),
-            replaces_by_version=_is_refused(client, path, if_version=wrong),
-            deletes_by_version=_spares(client, path, wrong),
+            creates_once=creates_once,
+            replaces_by_version=replaces,
+            deletes_by_version=_deletes(client, path),
+            quotes_versions=client.quotes_versions,
         )
     finally:
         with suppress(StoreError, KeyError):
             client.delete(path)
 
 
-def _is_refused(client: S3Client, path: str, *, if_absent: bool = False, if_version: str = "") -> bool:
+def _replaces(client: S3Client, path: str) -> bool:
+    found = client.get(path)
+    return found is not None and _is_done(lambda: client.put(path, b"4", if_version=found[1]))
+
+
+def _deletes(client: S3Client, path: str) -> bool:
+    """Whether a wrong version spares the object and the right one does not."""
+    _is_done(lambda: client.delete(path, IfMatch=client.condition(_WRONG)))
+    found = client.get(path)
+    return (
+        found is not None
+        and _is_done(lambda: client.delete(path, IfMatch=client.condition(found[1])))
+        and client.head(path) is None
+    )
+
+
+def _is_done(change: Callable[[], object]) -> bool:
+    """False if the server refused, or does not know such requests."""
     try:
-        client.put(path, b"2", if_absent=if_absent, if_version=if_version)
-    except Refused:
-        return True
+        change()
+    except (Refused, KeyError):
+        return False
     except StoreError as error:
         if "NotImplemented" in error.message:
             return False
         raise
-    return False
-
-
-def _spares(client: S3Client, path: str, version: str) -> bool:
-    with suppress(Refused, StoreError):
-        client.delete(path, IfMatch=f'"{version}"')
-    found = client.head(path) is not None
-    if not found:
-        return False
-    try:  # a server that refuses every such request is of no use either
-        entry = client.get(path)
-        client.delete(path, IfMatch=f'"{entry[1]}"' if entry is not None else "")
-    except (Refused, StoreError):
-        return False
-    return client.head(path) is None
+    return True

@@ -101,7 +101,7 @@ def _fetch_range(client: S3Client, path: str, descriptor: int, start: int, end: 
         size_bytes = int(whole.rpartition("/")[2]) if whole else answer["ContentLength"]
         if not whole and place:
             raise StoreError(f"{client.place.url}: the server does not serve parts of objects (Range)")
-        with client.explained(path), answer["Body"] as body:
+        with client.explained(path, is_body=True), answer["Body"] as body:
             while place < min(end, size_bytes):
                 chunk = body.read(min(_CHUNK_BYTES, end - place))
                 if not chunk:

@@ -1,4 +1,4 @@
-"""Real S3 servers on loopback, started once for a session: moto, rclone and a Ceph gateway. What is not installed is said aloud.
+"""Real S3 servers on loopback, started once for a session: moto, rclone, a Ceph gateway. What is not installed is said aloud.
 
 A server is used through the usual AWS variables; its keys are made up here.
 """
@@ -84,11 +84,12 @@ def wait_for_bucket(server: Server, log: Path) -> None:
     while True:
         try:
             client.create_bucket(Bucket=BUCKET)
-            return
         except (BotoCoreError, ClientError) as error:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{server.name} did not start: {error}\n{log.read_text()[-3000:]}") from error
             time.sleep(0.1)
+        else:
+            return
 
 
 def _new_folder(name: str) -> Path:

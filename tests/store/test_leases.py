@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import LeaseLost, StoreError
 from orchestrator.store import processes
+from orchestrator.store.base import Store
 from orchestrator.store.lease import TTL_S, Holder, Lease, Leases
-from orchestrator.store.local import LocalStore
 
 
 class Clock:
@@ -22,12 +21,7 @@ class Clock:
         return self.now_s
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "store")
-
-
-def leases(store: LocalStore, run: str, clock: Clock | None = None) -> Leases:
+def leases(store: Store, run: str, clock: Clock | None = None) -> Leases:
     """Leases whose background thread never gets to beat within a test."""
     return Leases(store, run=run, clock=clock or Clock())
 
@@ -38,7 +32,7 @@ def take(holder: Leases, name: str = "key") -> Lease:
     return lease
 
 
-def foreign(store: LocalStore, *, beat: int = 0, version: str | None = None) -> str:
+def foreign(store: Store, *, beat: int = 0, version: str | None = None) -> str:
     """The lease object of a process on another host."""
     data = json.dumps(vars(Holder("t0ken", "other-host", 12345, "1", "theirs", beat))).encode()
     made = store.create("leases/key", data) if version is None else store.replace("leases/key", data, version=version)
@@ -46,7 +40,7 @@ def foreign(store: LocalStore, *, beat: int = 0, version: str | None = None) -> 
     return made
 
 
-def test_a_held_lease_is_refused_with_the_name_of_its_run(store: LocalStore) -> None:
+def test_a_held_lease_is_refused_with_the_name_of_its_run(store: Store) -> None:
     """The user is told which run makes the artifact that this one waits for."""
     take(leases(store, "mine"))
     answer = leases(store, "theirs").acquire("key")
@@ -54,7 +48,7 @@ def test_a_held_lease_is_refused_with_the_name_of_its_run(store: LocalStore) -> 
     assert answer.run == "mine"
 
 
-def test_a_released_lease_can_be_taken(store: LocalStore) -> None:
+def test_a_released_lease_can_be_taken(store: Store) -> None:
     """Otherwise a second run would wait for ever."""
     first = leases(store, "first")
     take(first)
@@ -63,7 +57,7 @@ def test_a_released_lease_can_be_taken(store: LocalStore) -> None:
     take(leases(store, "second"))
 
 
-def test_exactly_one_of_many_processes_holds_a_lease(store: LocalStore, race) -> None:
+def test_exactly_one_of_many_processes_holds_a_lease(store: Store, race) -> None:
     """Two holders would do the same hours of training twice."""
 
     def try_it(number: int) -> bool:
@@ -87,7 +81,7 @@ def test_exactly_one_of_many_processes_holds_a_lease(store: LocalStore, race) ->
         # its holder is dead by now: the next turn takes it over, again by one process only
 
 
-def test_the_lease_of_a_dead_process_of_this_machine_is_taken_at_once(store: LocalStore, race) -> None:
+def test_the_lease_of_a_dead_process_of_this_machine_is_taken_at_once(store: Store, race) -> None:
     """After a kill, submitting again must not wait a minute."""
     assert race(1, lambda _: isinstance(Leases(store, run="killed").acquire("key"), Lease)) == [True]
     mine = leases(store, "mine")
@@ -95,14 +89,14 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_taken_at_once(store: Loc
     take(mine)
 
 
-def test_a_process_that_reuses_the_number_of_a_dead_one_does_not_keep_its_lease(store: LocalStore) -> None:
+def test_a_process_that_reuses_the_number_of_a_dead_one_does_not_keep_its_lease(store: Store) -> None:
     """Process numbers come round; a lease would seem alive for ever."""
     impostor = Holder("t", processes.host_identity(), os.getpid(), "an earlier start", "killed")
     store.create("leases/key", json.dumps(vars(impostor)).encode())
     take(leases(store, "mine"))
 
 
-def test_a_lease_of_another_machine_is_taken_only_after_its_beat_has_stood_still(store: LocalStore) -> None:
+def test_a_lease_of_another_machine_is_taken_only_after_its_beat_has_stood_still(store: Store) -> None:
     """Nobody here can know whether a process over there lives; its silence is measured on the observer's own clock."""
     foreign(store)
     clock = Clock()
@@ -115,7 +109,7 @@ def test_a_lease_of_another_machine_is_taken_only_after_its_beat_has_stood_still
     take(mine)
 
 
-def test_a_beat_of_another_machine_keeps_its_lease(store: LocalStore) -> None:
+def test_a_beat_of_another_machine_keeps_its_lease(store: Store) -> None:
     """A long training over there must not be started a second time here."""
     version = foreign(store)
     clock = Clock()
@@ -126,7 +120,7 @@ def test_a_beat_of_another_machine_keeps_its_lease(store: LocalStore) -> None:
         version = foreign(store, beat=beat, version=version)
 
 
-def test_an_observer_that_has_just_come_waits_the_whole_time(store: LocalStore) -> None:
+def test_an_observer_that_has_just_come_waits_the_whole_time(store: Store) -> None:
     """How long the lease has been there before says nothing: clocks of two machines are never compared."""
     foreign(store)
     late = leases(store, "late", Clock(1e6))
@@ -135,7 +129,7 @@ def test_an_observer_that_has_just_come_waits_the_whole_time(store: LocalStore) 
 
 
 @pytest.mark.parametrize("skew_s", [-300.0, 300.0])
-def test_clocks_that_differ_by_minutes_do_no_harm(store: LocalStore, skew_s: float) -> None:
+def test_clocks_that_differ_by_minutes_do_no_harm(store: Store, skew_s: float) -> None:
     """Two machines disagree about the time: still one holder, and a takeover only after a true silence."""
     holder_clock, observer_clock = Clock(1000.0), Clock(1000.0 + skew_s)
     holder, observer = leases(store, "holder", holder_clock), leases(store, "observer", observer_clock)
@@ -148,7 +142,7 @@ def test_clocks_that_differ_by_minutes_do_no_harm(store: LocalStore, skew_s: flo
     lease.check()
 
 
-def test_a_version_that_somebody_else_saw_standing_still_can_be_taken(store: LocalStore) -> None:
+def test_a_version_that_somebody_else_saw_standing_still_can_be_taken(store: Store) -> None:
     """The scheduler watches, the worker in another process takes."""
     foreign(store)
     clock = Clock()
@@ -160,14 +154,14 @@ def test_a_version_that_somebody_else_saw_standing_still_can_be_taken(store: Loc
     assert isinstance(leases(store, "mine").acquire("key", stale_version=stale), Lease)
 
 
-def test_a_lease_that_beat_since_it_was_seen_cannot_be_taken_by_its_old_version(store: LocalStore) -> None:
+def test_a_lease_that_beat_since_it_was_seen_cannot_be_taken_by_its_old_version(store: Store) -> None:
     """The holder woke up between the look and the grab."""
     stale = foreign(store)
     foreign(store, beat=1, version=stale)
     assert isinstance(leases(store, "mine").acquire("key", stale_version=stale), Holder)
 
 
-def lose(store: LocalStore) -> tuple[Leases, Lease, Leases]:
+def lose(store: Store) -> tuple[Leases, Lease, Leases]:
     """A lease that another process has taken over while its holder stood still."""
     stalled = leases(store, "stalled")
     lease = take(stalled)
@@ -176,7 +170,7 @@ def lose(store: LocalStore) -> tuple[Leases, Lease, Leases]:
     return stalled, lease, leases(store, "third")
 
 
-def test_a_lost_lease_is_noticed_at_the_next_beat(store: LocalStore) -> None:
+def test_a_lost_lease_is_noticed_at_the_next_beat(store: Store) -> None:
     """Work that somebody else does now must stop."""
     stalled, lease, _ = lose(store)
     lease.check()
@@ -185,14 +179,14 @@ def test_a_lost_lease_is_noticed_at_the_next_beat(store: LocalStore) -> None:
         lease.check()
 
 
-def test_a_lost_lease_is_noticed_before_publishing(store: LocalStore) -> None:
+def test_a_lost_lease_is_noticed_before_publishing(store: Store) -> None:
     """Between two beats only the store knows."""
     stalled, lease, _ = lose(store)
     with pytest.raises(LeaseLost):
         stalled.confirm(lease)
 
 
-def test_only_the_holder_releases(store: LocalStore) -> None:
+def test_only_the_holder_releases(store: Store) -> None:
     """A process that lost its lease must not free its successor's."""
     stalled, _, third = lose(store)
     stalled.release("key")
@@ -203,7 +197,7 @@ def test_only_the_holder_releases(store: LocalStore) -> None:
     assert isinstance(third.acquire("key"), Holder)
 
 
-def test_a_beat_survives_a_store_that_is_away(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_beat_survives_a_store_that_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A moment without the network must not cost the lease."""
     mine = leases(store, "mine")
     lease = take(mine)
@@ -217,7 +211,7 @@ def test_a_beat_survives_a_store_that_is_away(store: LocalStore, monkeypatch: py
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b'{"token": 1}', b"\xff\xfe", b'{"process_id": "x"}'])
-def test_a_damaged_lease_is_free(store: LocalStore, damage: bytes) -> None:
+def test_a_damaged_lease_is_free(store: Store, damage: bytes) -> None:
     """A lease torn by a loss of power must not lock its key for ever."""
     store.create("leases/key", damage)
     mine = leases(store, "mine")
@@ -225,7 +219,7 @@ def test_a_damaged_lease_is_free(store: LocalStore, damage: bytes) -> None:
     take(mine)
 
 
-def test_sweep_removes_the_leases_of_the_dead_only(store: LocalStore, race) -> None:
+def test_sweep_removes_the_leases_of_the_dead_only(store: Store, race) -> None:
     """Each killed run would leave a file for ever."""
     race(1, lambda _: isinstance(Leases(store, run="killed").acquire("dead"), Lease))
     foreign(store)
