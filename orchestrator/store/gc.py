@@ -56,6 +56,7 @@ class GcPlan:
         unnamed: those of `blobs` that no record names even now.
         too_young: bytes that would go, were they older than the grace period.
         total_bytes: of all blobs now.
+        kept_keys: artifacts that stay; `needed_keys` all that the roots name, finished or not.
     """
 
     removed: tuple[Held, ...]
@@ -66,6 +67,7 @@ class GcPlan:
     set_aside: tuple[SetAside, ...]
     total_bytes: int
     kept_keys: frozenset[str]
+    needed_keys: frozenset[str]
 
     @property
     def freed_bytes(self) -> int:
@@ -95,7 +97,8 @@ class GcResult:
 def plan_gc(store: Store, rules: GcRules, roots: Roots) -> GcPlan:
     """Choose what may go. Reads only."""
     inventory = take_inventory(store)
-    reasons = _reasons(inventory, rules, roots)
+    needed = roots(inventory)
+    reasons = _reasons(inventory, rules, needed)
     removable = [held for key, held in inventory.artifacts.items() if key not in reasons]
     set_aside = inventory.set_aside if rules.quarantine else ()
     staying = [each.files for each in inventory.set_aside if each not in set_aside]
@@ -122,6 +125,7 @@ def plan_gc(store: Store, rules: GcRules, roots: Roots) -> GcPlan:
         set_aside=set_aside,
         total_bytes=sum(blob.size_bytes for blob in inventory.blobs.values()),
         kept_keys=frozenset(reasons),
+        needed_keys=frozenset(needed),
     )
 
 
@@ -134,7 +138,7 @@ def apply_gc(store: Store, plan: GcPlan, rules: GcRules, roots: Roots) -> GcResu
     claims, result = Claims(store), GcResult()
     try:
         claims.condemn(digests=[blob.digest for blob in plan.blobs], keys=[held.key for held in plan.removed])
-        needed = _reasons(take_inventory(store), rules, roots) if plan.removed else {}
+        needed = _needed_now(store, rules, roots) if plan.removed else {}
         for held in plan.removed:
             lease.check()
             path = record_path(held.stage, held.key)
@@ -165,9 +169,14 @@ def _remove_blobs(
             result.freed_bytes += blob.size_bytes
 
 
-def _reasons(inventory: Inventory, rules: GcRules, roots: Roots) -> dict[str, str]:
+def _needed_now(store: Store, rules: GcRules, roots: Roots) -> dict[str, str]:
+    inventory = take_inventory(store)
+    return _reasons(inventory, rules, roots(inventory))
+
+
+def _reasons(inventory: Inventory, rules: GcRules, needed: Mapping[str, str]) -> dict[str, str]:
     """Why each artifact stays that must: for itself, or for one that was made from it."""
-    reasons = {key: why for key, why in roots(inventory).items() if key in inventory.artifacts}
+    reasons = {key: why for key, why in needed.items() if key in inventory.artifacts}
     for key, held in inventory.artifacts.items():
         if held.finished >= rules.keep_since:
             reasons.setdefault(key, "finished lately")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from orchestrator.store.artifacts import Artifacts
@@ -12,6 +12,7 @@ from orchestrator.store.inventory import Inventory
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger, RunRequest
 from orchestrator.store.names import Names
+from orchestrator.workflow.imported import STAGE as IMPORT_STAGE
 from orchestrator.workflow.settled import read_result
 from orchestrator.workflow.sweep_result import SWEEP_STAGE, SweepResult
 
@@ -20,11 +21,15 @@ _RUN_LEASE = "run-"
 
 @dataclass(frozen=True, kw_only=True)
 class RootRules:
-    """Which runs and sweeps count. `keep_since`: runs that began at or after this time; `keep_runs`: the newest so many."""
+    """What counts. `keep_since`: runs that began at or after this time; `keep_runs`: the newest so many.
+
+    What was imported cannot be made again from the store, and is kept unless `keep_imports` is False.
+    """
 
     keep_since: str
     keep_runs: int = 0
     keep_sweeps: bool = True
+    keep_imports: bool = True
 
 
 def live_leases(store: Store) -> tuple[set[str], set[str]]:
@@ -68,6 +73,8 @@ def _with_reasons(store: Store, inventory: Inventory, rules: RootRules) -> Itera
         if is_running or index < rules.keep_runs or request.created >= rules.keep_since:
             why = "of a running run" if is_running else "of a recent run"
             yield from ((key, why) for key in keys_of_run(ledger, request))
+    if rules.keep_imports:
+        yield from ((key, "imported") for key, held in inventory.artifacts.items() if held.stage == IMPORT_STAGE)
     if rules.keep_sweeps:
         for held in inventory.artifacts.values():
             if held.stage == SWEEP_STAGE:
@@ -78,7 +85,6 @@ def _with_reasons(store: Store, inventory: Inventory, rules: RootRules) -> Itera
 def keys_of_run(ledger: Ledger, request: RunRequest) -> set[str]:
     """Keys of all nodes and sweeps of a run: those of its plan, and those that joined it."""
     keys = {row[3] for row in request.content.get("plan", ()) if len(row) > 3}
-    keys |= {sweep["key"] for sweep in _sweeps_of(request.content) if isinstance(sweep.get("key"), str)}
     for line in ledger.store.read_log(f"runs/{request.id}/events.jsonl").splitlines():
         if b'"nodes_added"' in line or b'"sweep_' in line:
             keys |= _keys_of_event(line)
@@ -93,12 +99,6 @@ def _keys_of_event(line: bytes) -> set[str]:
     rows = event.get("nodes", ()) if event.get("type") == "nodes_added" else ()
     keys = {row[3] for row in rows if len(row) > 3}
     return keys | ({event["key"]} if isinstance(event.get("key"), str) else set())
-
-
-def _sweeps_of(content: Mapping[str, object]) -> list[Mapping[str, object]]:
-    sweeps = content.get("sweeps")
-    found = sweeps.values() if isinstance(sweeps, Mapping) else sweeps if isinstance(sweeps, (list, tuple)) else ()
-    return [each for each in found if isinstance(each, Mapping)]
 
 
 def _found_by(artifacts: Artifacts, key: str) -> set[str]:
