@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,13 +201,12 @@ def _provenance() -> dict[str, Any]:
 
 def _guide(plan: Plan, workspace: Workspace, run: str, *, provenance: Mapping[str, Any]) -> SweepGuide:
     """What drives the plan's sweeps, and plans again what waits for them."""
-    selection = replace(plan.selection, rerun=())  # what was asked to run again has been planned so already
     return SweepGuide(
         plan,
         context=RunContext(
             run=run, artifacts=workspace.artifacts, ledger=workspace.ledger, clock=time.monotonic, provenance=provenance
         ),
-        replan=lambda results: _plan_given(plan.checked, workspace, selection, results=results),
+        replan=lambda results: _plan_given(plan.checked, workspace, plan.selection, results=results),
     )
 
 

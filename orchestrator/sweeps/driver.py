@@ -42,6 +42,7 @@ class SweepGuide:
         self.failures: dict[str, str] = {}
         self._waiting: dict[str, PlanSweep] = {}
         self._searches: dict[str, Search] = {}
+        self._later: Mapping[str, str] = {}
         self._take(plan)
 
     @property
@@ -79,6 +80,7 @@ class SweepGuide:
             search.stop_early(scheduler)
 
     def _take(self, plan: Plan) -> None:
+        self._later = plan.later
         for name, sweep in plan.sweeps.items():
             is_known = name in self.results or name in self.failures or name in self._searches
             if sweep.status is SweepStatus.SEARCH and not is_known:
@@ -103,6 +105,10 @@ class SweepGuide:
         if lost is not None:
             del self._waiting[name]
             scheduler.note("sweep_blocked", sweep=name, by=lost)
+            if states[lost] is State.SKIPPED:
+                waiting = [other for other, waits_for in self._later.items() if waits_for == name]
+                why = {name: f"needs {lost}, which is skipped"} | dict.fromkeys(waiting, f"needs {name}, which is skipped")
+                scheduler.note("names_skipped", why=why)
         return False
 
     def _settled_by_another(self, sweep: PlanSweep) -> SweepResult | None:

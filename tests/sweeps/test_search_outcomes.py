@@ -134,7 +134,7 @@ def test_finalists_run_again_with_other_seeds_once(search) -> None:
 def test_finalists_that_cannot_be_told_apart_are_ties(search) -> None:
     """Here the seed changes nothing, so equal values are equal for sure, and others are told apart."""
     space = {"tune.value": {"choice": [0.5, 0.2]}, "pack.value": {"choice": ["a", "b"]}}
-    settings = {"sampler": "grid", "trials": None, "space": space, "finalists": {"top": 3, "seeds": [1, 2]}}
+    settings = {"sampler": "grid", "trials": None, "space": space, "finalists": {"top": 3, "seeds": list(range(1, 9))}}
     nodes = {"tune": "{stage: probe.sleep, inputs: {inputs: base}}", "pack": "{stage: probe.echo, inputs: {inputs: tune}}"}
     result = search(workflow(settings=settings, nodes=nodes)).result()
     assert len(result.repeats) == 3
@@ -212,3 +212,27 @@ def test_a_run_takes_what_another_has_settled_meanwhile(search, folder) -> None:
     assert story.state == "done"
     assert story.of("sweep_started") == []
     assert story.made == ["final"]
+
+
+def test_what_was_asked_to_run_again_runs_again_behind_a_search_too(search) -> None:
+    """`--rerun base`: all below it, though what follows the search is planned only when that has settled."""
+    text = workflow(settings=SETTINGS, after=BEST)
+    first = search(text)
+    second = search(text, selection=Selection(rerun=("base",)))
+    assert sorted(second.made) == sorted(first.made)
+    longer = workflow(settings={**SETTINGS, "trials": 6}, after=BEST)
+    assert search(longer, selection=Selection(rerun=("final",))).made[-1] == "final"
+
+
+def test_a_search_behind_a_node_that_is_skipped_is_skipped_with_all_that_waits_for_it(search) -> None:
+    """While the run goes on as when it is planned again."""
+    when = "when: {metric: zero.value, min: 0.9}"
+    base = f"zero: {{stage: probe.echo, params: {{value: 0.5}}}}\n  base: {{stage: probe.echo, {when}}}"
+    text = workflow(settings=SETTINGS, after=BEST).replace("base: {stage: probe.echo, params: {value: base}}", base)
+    first, second = search(text), search(text)
+    assert (first.state, first.made, second.attempts) == ("done", ["zero"], [])
+    assert first.of("names_skipped")[0]["why"] == {
+        "search": "needs base, which is skipped",
+        "final": "needs search, which is skipped",
+    }
+    assert second.plan.skipped == {"final": "needs search, which is skipped"}
