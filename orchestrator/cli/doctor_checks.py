@@ -191,7 +191,7 @@ def _open_files() -> Check:
 
 
 def _disk(store: Store) -> Check:
-    place = Path(store.url.removeprefix("file://"))
+    place = store.workspace("", make=False)  # on S3: the cache, in which artifacts are made and kept at hand
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
@@ -205,6 +205,10 @@ def _disk(store: Store) -> Check:
 
 def _store(store: Store) -> Check:
     """Writes, a conditional create that must be refused, a replace under a lock, a read; and how long they take."""
+    if store.url.startswith("s3://"):
+        from orchestrator.cli.doctor_s3 import s3_check
+
+        return s3_check(store)
     root = Path(store.url.removeprefix("file://"))
     is_new = not root.exists()
     path = f"doctor/{os.getpid()}-{time.time_ns()}"

@@ -310,7 +310,7 @@ def test_an_address_of_no_kind_of_store_says_what_is_expected(url: str) -> None:
 )
 def test_an_address_of_a_bucket_holds_no_secret_and_is_not_repeated(url: str) -> None:
     """Addresses end up in logs, records and the history of shells."""
-    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL|expected") as caught:
+    with pytest.raises(UsageError, match="no address of a store") as caught:
         open_store(url)
     assert "secret" not in f"{caught.value.message}{caught.value.next_step}"
 
