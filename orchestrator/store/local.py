@@ -179,11 +179,16 @@ class LocalStore:
                     os.unlink(self.root / "work/objects" / name)
 
     def _remove_empty_folders(self, folder: str) -> None:
-        """Leave no trace of what was deleted in listings; the folders at the top stay."""
+        """Leave no trace of what was deleted in listings; the folders at the top stay.
+
+        So do those one below, such as that of a stage, but for the object's very own: to find a large one not empty takes long.
+        """
         with suppress(OSError):
             while "/" in folder:
                 os.rmdir(self.root / folder)
                 folder = os.path.dirname(folder)
+                if folder.count("/") == 1:
+                    return
 
     def _is_whole(self, digest: str, size_bytes: int) -> bool:
         """Whether the blob is there undamaged: one that is not would be taken for what was just made."""

@@ -136,7 +136,7 @@ def test_what_was_set_aside_keeps_its_blobs_until_it_is_given_up(artifacts: Arti
     assert [blob.digest for blob in plan.blobs] == [digest_bytes(b"first")]
     gc(artifacts, key_of(1), key_of(2), rules=GcRules(keep_since=SINCE, quarantine=True))
     assert not artifacts.store.has_blob(digest_bytes(b"first"), 5)
-    assert list(artifacts.store.list("quarantine")) == []
+    assert list(artifacts.store.list("quarantine/probe.echo")) == []
 
 
 def test_one_gc_at_a_time(artifacts: Artifacts) -> None:
