@@ -100,10 +100,10 @@ def plan_checked(checked: CheckedWorkflow, *, workspace: Workspace, selection: S
 def _plan_given(
     checked: CheckedWorkflow, workspace: Workspace, selection: Selection, *, results: Mapping[str, SweepResult]
 ) -> Plan:
-    leases = Leases(workspace.store, run="")
+    find_holder = Leases(workspace.store, run="").holders()
 
     def is_being_made(key: str) -> str | None:
-        holder = leases.holder(key)
+        holder = find_holder(key)
         return holder.run if holder is not None else None
 
     return make_plan(checked, workspace.artifacts, selection=selection, is_being_made=is_being_made, results=results)

@@ -103,6 +103,19 @@ class Leases:
             return None
         return holder
 
+    def holders(self) -> Callable[[str], Holder | None]:
+        """`holder` for many names at one moment. Where requests travel, one listing first tells which leases there are."""
+        if self.store.width == 1:
+            return self.holder
+        names: list[set[str]] = []
+
+        def find(name: str) -> Holder | None:
+            if not names:
+                names.append(set(self.store.list("leases")))
+            return self.holder(name) if name in names[0] else None
+
+        return find
+
     def stale_version(self, name: str) -> str:
         """The lease's version if this process has watched it without a beat for TTL_S seconds of its own clock, else ""."""
         entry = self.store.read(f"leases/{name}")

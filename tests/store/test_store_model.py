@@ -7,15 +7,19 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import uuid
 from pathlib import Path
 
-from hypothesis import settings
+import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from servers import BUCKET, damage_blob, started
 
 from orchestrator.errors import LeaseLost
 from orchestrator.store import lease as lease_module
 from orchestrator.store.artifacts import Artifacts, Record, content_digest
+from orchestrator.store.base import Store, open_store
 from orchestrator.store.lease import TTL_S, Holder, Lease, Leases
 from orchestrator.store.local import LocalStore
 
@@ -27,7 +31,7 @@ workers, keys = st.sampled_from(WORKERS), st.sampled_from(KEYS)
 class Worker:
     """A process as the store sees it: with its own clock, perhaps on another host, perhaps dead."""
 
-    def __init__(self, store: LocalStore, number: int, life: int) -> None:
+    def __init__(self, store: Store, number: int, life: int) -> None:
         self.number = number
         self.life = life
         self.host = f"host{number % 2}"
@@ -45,12 +49,15 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="store-model-"))
-        self.store = LocalStore(self.folder)
+        self.store = self.new_store()
         self.life = 0
         self.workers = [Worker(self.store, number, 0) for number in WORKERS]
         self.alive = {worker.leases.run for worker in self.workers}
         self.first: dict[str, str] = {}
         self.saved = lease_module.host_identity, lease_module.process_is_alive
+
+    def new_store(self) -> Store:
+        return LocalStore(self.folder)
 
     def teardown(self) -> None:
         lease_module.host_identity, lease_module.process_is_alive = self.saved
@@ -142,9 +149,7 @@ class Machine(RuleBasedStateMachine):
         record = self.workers[0].artifacts.find("s", key)
         if record is None or record.files["file"].size_bytes == 0:
             return
-        path = self.store.blob_path(record.files["file"].digest)
-        path.chmod(0o644)
-        path.write_bytes(b"")
+        damage_blob(self.store, record.files["file"].digest, b"")
         for other in KEYS:
             if self.workers[0].artifacts.find("s", other) is None:
                 self.first.pop(other, None)
@@ -184,3 +189,23 @@ class Machine(RuleBasedStateMachine):
 
 Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestStoreAndLeases = Machine.TestCase
+
+
+class MachineOnS3(Machine):
+    """The same on a server that honours preconditions: all workers share it, and a cache."""
+
+    def new_store(self) -> Store:
+        self.patch = pytest.MonkeyPatch()
+        for name, value in {**started("moto").variables, "ORCHESTRATOR_CACHE": str(self.folder)}.items():
+            self.patch.setenv(name, value)
+        return open_store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.patch.undo()
+
+
+MachineOnS3.TestCase.settings = settings(
+    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestStoreAndLeasesOnS3 = pytest.mark.xdist_group("s3-moto")(MachineOnS3.TestCase)
