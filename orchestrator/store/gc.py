@@ -23,6 +23,7 @@ from orchestrator.store.base import Blob, Store
 from orchestrator.store.claims import GC_LEASE, Claims
 from orchestrator.store.inventory import Held, Inventory, SetAside, named_digests, take_inventory
 from orchestrator.store.lease import Lease, Leases
+from orchestrator.store.parallel import in_parallel
 
 GRACE_S = 86_400.0
 
@@ -139,13 +140,14 @@ def apply_gc(store: Store, plan: GcPlan, rules: GcRules, roots: Roots) -> GcResu
     try:
         claims.condemn(digests=[blob.digest for blob in plan.blobs], keys=[held.key for held in plan.removed])
         needed = _needed_now(store, rules, roots) if plan.removed else {}
-        for held in plan.removed:
+
+        def remove(held: Held) -> bool:
             lease.check()
-            path = record_path(held.stage, held.key)
-            if held.key not in needed and store.delete(path, version=held.version):
-                result.removed.append(held)
-            else:
-                result.spared.append(held)
+            return held.key not in needed and store.delete(record_path(held.stage, held.key), version=held.version)
+
+        gone = in_parallel(remove, plan.removed, width=store.width)
+        for held, is_gone in zip(plan.removed, gone, strict=True):
+            (result.removed if is_gone else result.spared).append(held)
         for each in plan.set_aside:
             result.num_set_aside += store.delete(each.path, version=each.version)
         _remove_blobs(store, plan.blobs, rules, claims, lease, result)
@@ -161,12 +163,15 @@ def _remove_blobs(
     claimed = claims.used(within_s=rules.grace_s)  # before the records: a writer claims first, and publishes then
     named = named_digests(store) if blobs else set()
     still_old = {blob.digest for blob in store.blobs() if blob.age_s >= rules.grace_s} if blobs else set()
-    for blob in blobs:
-        if blob.digest in still_old and blob.digest not in claimed and blob.digest not in named:
-            lease.check()
-            store.remove_blob(blob.digest)
-            result.num_blobs += 1
-            result.freed_bytes += blob.size_bytes
+
+    def remove(blob: Blob) -> None:
+        lease.check()
+        store.remove_blob(blob.digest)
+
+    going = [blob for blob in blobs if blob.digest in still_old and blob.digest not in claimed and blob.digest not in named]
+    for blob, _ in zip(going, in_parallel(remove, going, width=store.width), strict=True):
+        result.num_blobs += 1
+        result.freed_bytes += blob.size_bytes
 
 
 def _needed_now(store: Store, rules: GcRules, roots: Roots) -> dict[str, str]:

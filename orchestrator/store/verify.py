@@ -44,6 +44,7 @@ def verify_artifacts(
         entry = store.read(record_path(stage, key))
         if entry is not None:
             what = check.problem_of(stage, key, entry)
+            store.release_blobs()
             if what:
                 result.problems.append(Damage(stage, key, what))
             else:
