@@ -38,6 +38,8 @@ def event_line(event: Event, *, style: Style, sweep: RunSweep | None = None) -> 
     """One event as a line that begins with its status word; empty for events that say nothing new to a person."""
     kind, label = event["type"], event.get("node", "")
     match kind:
+        case "trial_ended" if event.get("known"):
+            return ""  # `sweep_started` has told how many ended in earlier runs
         case "sweep_started" | "sweep_settled" | "sweep_failed" | "sweep_blocked" | "trial_started" | "trial_ended":
             return _sweep_line(event, style, sweep)
         case "node_started":

@@ -92,6 +92,8 @@ class Search:
         self._begun_before: list[TrialRecord] = []
         self._start_warm()
         scheduler.note("sweep_started", sweep=sweep.name, key=sweep.key, trials=self.settings.trials, known=len(self.records))
+        for record in self.records.values():
+            self._note_ended(record, scheduler, is_known=True)
 
     def advance(self, scheduler: Scheduler) -> None:
         """Take in what has happened, propose what there is room for, settle where all has ended."""
@@ -310,8 +312,12 @@ class Search:
         self._searcher.tell(record)
         if self._stopper is not None:
             self._stopper.ended(record.number)
+        self._note_ended(record, scheduler)
+
+    def _note_ended(self, record: TrialRecord, scheduler: Scheduler, *, is_known: bool = False) -> None:
         scheduler.note(
             "trial_ended",
+            known=is_known,  # ended in an earlier run
             sweep=self.sweep.name,
             trial=self._plans.group(record.number),
             number=record.number,

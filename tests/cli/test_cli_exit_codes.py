@@ -57,7 +57,7 @@ def test_a_bug_of_ours_exits_with_1_and_keeps_the_trace_in_a_file(cli: Cli, monk
         ["cancel", "@last", "--grace", "soon"],
         ["stages", "show", "probe.ecko"],
         ["artifacts", "get", "zzzz"],
-        ["plan", "chain.yaml", "--store", "s3://bucket"],
+        ["plan", "chain.yaml", "--store", "gs://bucket"],
     ],
 )
 def test_what_cannot_be_meant_exits_with_2_and_says_what_to_type_next(cli: Cli, arguments: list[str]) -> None:

@@ -117,8 +117,9 @@ class Story:
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["type"] == kind]
 
-    def trials(self, kind: str = "trial_ended") -> list[int]:
-        return [event["number"] for event in self.of(kind)]
+    def trials(self, kind: str = "trial_ended", *, known: bool = False) -> list[int]:
+        """Numbers of the trials that began or ended in this run; `known`: of those that earlier ones had ended."""
+        return [event["number"] for event in self.of(kind) if event.get("known", False) is known]
 
     def result(self, name: str = "search") -> SweepResult:
         keys = [event["key"] for event in self.of("sweep_settled") if event["sweep"] == name]

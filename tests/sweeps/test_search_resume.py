@@ -71,6 +71,7 @@ def test_more_trials_take_all_earlier_ones_over(search) -> None:
     first = search(workflow(settings={"sampler": TPE, "trials": 4}))
     second = search(workflow(settings={"sampler": TPE, "trials": 8}))
     assert (first.trials(), second.trials()) == ([0, 1, 2, 3], [4, 5, 6, 7])
+    assert second.trials(known=True) == [0, 1, 2, 3], "whoever watches sees them, too"
     assert trial_nodes(second.made, range(4)) == []
     assert told(second.result())["trials"][:4] == told(first.result())["trials"]
     assert told(second.result()) == told(search(workflow(settings={"sampler": TPE, "trials": 8}), store="whole").result())
