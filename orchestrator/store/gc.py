@@ -116,7 +116,7 @@ def plan_gc(store: Store, rules: GcRules, roots: Roots) -> GcPlan:
     named_now = named_now.union(*(each.files for each in inventory.set_aside))
     young = Claims(store).used(within_s=rules.grace_s, tidy=False)
     unneeded = [blob for digest, blob in inventory.blobs.items() if digest not in named]
-    blobs = tuple(blob for blob in unneeded if blob.age_s >= rules.grace_s and blob.digest not in young)
+    blobs = tuple(blob for blob in unneeded if _is_old(blob, rules) and blob.digest not in young)
     return GcPlan(
         removed=tuple(removed),
         kept=Counter(reasons.values()),
@@ -162,7 +162,7 @@ def _remove_blobs(
 ) -> None:
     claimed = claims.used(within_s=rules.grace_s)  # before the records: a writer claims first, and publishes then
     named = named_digests(store) if blobs else set()
-    still_old = {blob.digest for blob in store.blobs() if blob.age_s >= rules.grace_s} if blobs else set()
+    still_old = {blob.digest for blob in store.blobs() if _is_old(blob, rules)} if blobs else set()
 
     def remove(blob: Blob) -> None:
         lease.check()
@@ -172,6 +172,11 @@ def _remove_blobs(
     for blob, _ in zip(going, in_parallel(remove, going, width=store.width), strict=True):
         result.num_blobs += 1
         result.freed_bytes += blob.size_bytes
+
+
+def _is_old(blob: Blob, rules: GcRules) -> bool:
+    """Older than the grace period; a clock that runs behind makes no age below nothing."""
+    return max(0.0, blob.age_s) >= rules.grace_s
 
 
 def _needed_now(store: Store, rules: GcRules, roots: Roots) -> dict[str, str]:
