@@ -53,6 +53,10 @@ def submit(
             *plan_lines(plan, shell.workspace.artifacts, place=shell.place(), style=shell.err_style, width=shell.err_width)
         )
 
+    caution = shell.workspace.store.caution()
+    if caution:
+        shell.insist(f"caution: {caution}; no other machine may write to {shell.place()}")
+
     from orchestrator.cli.watching import make_watcher
 
     watcher = make_watcher(shell)

@@ -43,6 +43,9 @@ class Store(Protocol):
     width: int
     """How many requests are worth making at once: 1 where each costs microseconds."""
 
+    def caution(self) -> str:
+        """Why several machines may not share this store; empty if they may."""
+
     def read(self, path: str) -> Entry | None:
         """The object, or None if there is none."""
 

@@ -33,6 +33,9 @@ class LocalStore:
         self.root = Path(os.path.abspath(root))
         self.url = f"file://{self.root}"
 
+    def caution(self) -> str:
+        return ""
+
     def read(self, path: str) -> Entry | None:
         try:
             with open(f"{self.root}/{path}", "rb") as file:

@@ -56,7 +56,6 @@ class S3Store:
         return os.environ.get(ONE_MACHINE_VARIABLE) == "1"
 
     def caution(self) -> str:
-        """Why this store cannot be shared; empty if it can."""
         if self.promises.is_safe:
             return ""
         return f"{self.client.endpoint} does not honour {self.promises.missing()}: two machines could make one artifact at once"

@@ -39,6 +39,7 @@ class Server:
     name: str
     endpoint: str
     variables: dict[str, str] = field(default_factory=dict)
+    failure: str = ""
 
     def __post_init__(self) -> None:
         self.variables = {
@@ -144,11 +145,14 @@ SERVERS = {"moto": moto, "rclone": rclone, "ceph": ceph}
 def started(name: str) -> Server:
     """The server, or a skip that says why there is none and what would install it (a failure where CI must not skip)."""
     try:
-        return SERVERS[name]()
+        found = SERVERS[name]()
     except Missing as missing:
         if os.environ.get("ORCHESTRATOR_TESTS_MUST_NOT_SKIP"):
             pytest.fail(f"no server {missing}")
         pytest.skip(f"NO S3 SERVER {missing}")
+    if found.failure:
+        pytest.fail(f"{name} is installed and does not start: {found.failure}")
+    return found
 
 
 @contextmanager

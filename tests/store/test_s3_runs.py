@@ -53,7 +53,8 @@ def test_a_run_on_a_server_without_preconditions_is_refused_before_anything_runs
     assert "does not honour" in refused.stderr
     assert "Traceback" not in refused.stderr
     monkeypatch.setenv("ORCHESTRATOR_S3_ONE_MACHINE", "1")
-    submit(place, "--executor", "inline")
+    allowed = submit(place, "--executor", "inline", "--quiet")
+    assert allowed.stderr.count("does not honour") == 1
 
 
 def test_no_secret_is_written_anywhere(moto: Server, place: str, tmp_path: Path, monkeypatch) -> None:
