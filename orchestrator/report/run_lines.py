@@ -103,6 +103,8 @@ def _sweep_line(event: Event, style: Style, sweep: RunSweep | None) -> str:
         case "sweep_started":
             number = f"{event['trials']} trials" if event["trials"] is not None else "the whole grid"
             known = f", {event['known']} of them ended by earlier runs" if event.get("known") else ""
+            if event["trials"] is not None and event.get("known", 0) >= event["trials"]:
+                known = f": {event['known']} were ended by earlier searches; raise trials to try more"
             return f"{style.word('SEARCH')}  {name}  {number}{known}"
         case "sweep_settled":
             return f"{style.word('DONE')}  {name}  {printable(event['verdict'])}"

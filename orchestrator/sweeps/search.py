@@ -352,6 +352,10 @@ class Search:
             repeats=self._repeats.metrics(scheduler),
             found=self._seconds_found(scheduler),
         )
+        if self._is_stopped:
+            of = f" of {self.settings.trials}" if self.settings.trials is not None else ""
+            text = f"Stopped after {len(trials)}{of} trials; --rerun {self.sweep.name} tries the rest, and repeats none."
+            result = replace(result, verdict=f"{result.verdict} {text}")
         standing = publish(
             self.context.artifacts,
             result,

@@ -100,6 +100,10 @@ def test_a_trial_that_was_not_seen_to_start_is_there_all_the_same() -> None:
     [
         (BEGUN, "SEARCH  search  9 trials"),
         ({**BEGUN, "trials": None, "known": 3}, "SEARCH  search  the whole grid, 3 of them ended by earlier runs"),
+        (
+            {**BEGUN, "known": 11},
+            "SEARCH  search  9 trials: 11 were ended by earlier searches; raise trials to try more",
+        ),
         ({**started(7), "parent": 2}, "RUN     search/t0007  from t0002: lr 0.1"),
         (ended(1, 0.9), "DONE    search/t0001  top1_accuracy 0.9"),
         (ended(1, 0.9, violated=("x is above",)), "DONE    search/t0001  top1_accuracy 0.9; x is above"),
