@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_calls import Cli
+from cli_calls import Cli, has_started, spawn, wait_until
 
 STORE = Path(".orchestrator")
 ALL_AT_ONCE = ("--keep-days", "0", "--keep-runs", "0", "--grace", "0s")
@@ -187,6 +187,26 @@ def test_gc_keeps_what_a_search_has_found_and_lets_the_other_trials_go(cli: Cli)
     assert "search" in left
     assert cli("gc", *ALL_AT_ONCE, "--sweeps", "--apply").code == 0
     assert keys(cli) == {}
+
+
+def test_gc_beside_a_run_leaves_it_what_it_needs(cli: Cli) -> None:
+    """A run of another process would have to make its inputs again in the middle of the night."""
+    process = spawn("submit", "slow.yaml", "--executor", "inline")
+    try:
+        wait_until(lambda: has_started("wait"))
+        refused = cli("gc", *ALL_AT_ONCE, "--apply")
+        assert refused.code == 2
+        assert "while nothing runs" in refused.err
+        answer = cli(
+            "gc", "--keep-days", "0", "--keep-runs", "0", "--grace", "10m", "--apply", "--runs-older-than", "0s", "--json"
+        )
+        assert answer.document["artifacts"] == []
+        assert answer.document["runs"] == []
+        assert answer.document["kept"] == {"of a running run": 1}
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert cli("gc", *ALL_AT_ONCE, "--json").document["kept"] == {}
 
 
 def test_gc_takes_old_runs_only_when_asked(cli: Cli, finished: str) -> None:
