@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from made_artifacts import NOW, hits, key_of, make, make_older, taken
 
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import IntegrityError, UsageError
 from orchestrator.store import claims
-from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.artifacts import Artifacts, Record
 from orchestrator.store.blobs import digest_bytes
 from orchestrator.store.gc import GcRules, apply_gc, plan_gc
 from orchestrator.store.inventory import Inventory
 from orchestrator.store.local import LocalStore
+from orchestrator.store.names import Names
 
 RULES = GcRules(keep_since="2026-05-01T00:00:00.000Z", grace_s=3600)
 OLD_CONTENT, ORPHAN = b"made long ago", b"left by a killed writer"
@@ -97,7 +98,12 @@ def prepared(folder: Path) -> LocalStore:
     return store
 
 
-def gc_with(store: LocalStore, before: Callable[[int], None]) -> int:
+def gc_with(
+    store: LocalStore,
+    before: Callable[[int], None],
+    *,
+    roots: Callable[[Inventory], Mapping[str, str]] = no_roots,
+) -> int:
     """Preview and removal; `before` is called with the number of each operation. Returns how many there were."""
     numbers, main = itertools.count(), threading.current_thread()
 
@@ -106,7 +112,7 @@ def gc_with(store: LocalStore, before: Callable[[int], None]) -> int:
             before(next(numbers))
 
     watched: Any = Watched(store, notice)
-    apply_gc(watched, plan_gc(watched, RULES, no_roots), RULES, no_roots)
+    apply_gc(watched, plan_gc(watched, RULES, roots), RULES, roots)
     return next(numbers)
 
 
@@ -174,6 +180,43 @@ def test_a_reader_at_any_step_of_gc_finds_a_whole_artifact_or_a_miss(tmp_path: P
     assert found
     assert missed
     assert lost
+
+
+def test_a_name_given_at_any_step_of_gc_keeps_its_artifact_or_is_refused(tmp_path: Path) -> None:
+    """A name would promise what is gone a moment later."""
+
+    def named(store: LocalStore) -> Callable[[Inventory], Mapping[str, str]]:
+        return lambda _inventory: dict(Names(store).kept_keys())
+
+    given, refused = 0, 0
+    for when in range(gc_with(prepared(tmp_path / "count"), lambda _number: None) + 4):
+        store = prepared(tmp_path / str(when))
+        record = Artifacts(store).find("probe.echo", key_of(1))
+        assert record is not None
+        errors: list[UsageError] = []
+
+        def promote(store: LocalStore = store, record: Record = record, errors: list[UsageError] = errors) -> None:
+            try:
+                Names(store).promote(record, "kept-one")
+            except UsageError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=promote)
+
+        def step_in(number: int, when: int = when, thread: threading.Thread = thread) -> None:
+            if number == when:
+                thread.start()
+                thread.join(0.1)  # it may have to wait for gc
+
+        gc_with(store, step_in, roots=named(store))
+        if thread.ident is None:
+            thread.start()
+        thread.join(20)
+        is_named = Names(store).find("kept-one") is not None
+        assert is_named == (not errors) == (Artifacts(store).find("probe.echo", key_of(1)) is not None), when
+        given, refused = given + is_named, refused + len(errors)
+    assert given
+    assert refused
 
 
 def test_gc_killed_at_any_step_leaves_whole_artifacts_and_the_next_one_ends_it(tmp_path: Path) -> None:
