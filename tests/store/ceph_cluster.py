@@ -6,10 +6,13 @@ collector that begins at once, since removed objects would otherwise fill the OS
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
 from functools import lru_cache
@@ -20,27 +23,56 @@ from servers import ACCESS_KEY, SECRET_KEY, Missing, Server, _new_folder, free_p
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 START_LIMIT_S = 15.0
 START_TRIES = 3
+USERS_LIMIT_S = 180.0
 INSTALL = "apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-common"
 
 
 @lru_cache(maxsize=1)
 def gateway() -> Server:
-    """The running gateway; about a dozen seconds to start."""
+    """The running gateway, one for all processes of a test run; about a dozen seconds to start."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         raise Missing(f"ceph (no {', '.join(missing)}): {INSTALL}")
     if os.geteuid() != 0:
         raise Missing("ceph (its programs want to be started by root)")
-    for number in range(START_TRIES):
+    meeting = (
+        Path(tempfile.gettempdir()) / f"orchestrator-ceph-run-{os.environ.get('PYTEST_XDIST_TESTRUNUID') or uuid.uuid4().hex}"
+    )
+    meeting.mkdir(exist_ok=True)
+    users = os.open(meeting / "users", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(users, fcntl.LOCK_SH)  # until this process ends
+    with (meeting / "starting").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        told = meeting / "server.json"
+        if not told.exists():
+            server = _start_at_last()
+            told.write_text(json.dumps({"endpoint": server.endpoint, "failure": server.failure}))
+            atexit.register(_wait_for_other_users, users, meeting)  # runs before the programs are killed
+        return Server("ceph", **json.loads(told.read_text()))
+
+
+def _wait_for_other_users(users: int, meeting: Path) -> None:
+    deadline = time.monotonic() + USERS_LIMIT_S
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(0.2)
+    shutil.rmtree(meeting, ignore_errors=True)
+
+
+def _start_at_last() -> Server:
+    error: Exception | None = None
+    for _ in range(START_TRIES):
         begun: list[subprocess.Popen] = []
         try:
             return _start(_new_folder("ceph"), begun)
-        except (RuntimeError, subprocess.TimeoutExpired) as error:  # an OSD that hangs at its start, about once in ten times
+        except (RuntimeError, subprocess.TimeoutExpired) as problem:  # an OSD that hangs at its start, about once in ten times
+            error = problem
             for process in begun:
                 process.kill()
-            if number == START_TRIES - 1:
-                return Server("ceph", "", failure=str(error))
-    raise AssertionError
+    return Server("ceph", "", failure=str(error))
 
 
 def _start(folder: Path, begun: list[subprocess.Popen]) -> Server:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import BUCKET, NAMES, Server, environment, started
+from servers import BUCKET, NAMES, Server, environment, opened_store, started
 
-from orchestrator.store.base import Store, open_store
-from orchestrator.store.local import LocalStore
+from orchestrator.store.base import Store
 
 
 @pytest.fixture(params=NAMES)
@@ -36,11 +35,7 @@ def place() -> str:
 
 
 @pytest.fixture(params=["local", *NAMES])
-def store(request: pytest.FixtureRequest, tmp_path: Path, place: str) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store of every kind."""
-    if request.param == "local":
-        yield LocalStore(tmp_path / "store")
-        return
-    found = started(request.param)
-    with environment({**found.variables, "ORCHESTRATOR_CACHE": str(tmp_path / "cache")}):
-        yield open_store(place)
+    with opened_store(request.param, tmp_path) as found:
+        yield found

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from orchestrator.store.base import Store
+from orchestrator.store.base import Store, open_store
+from orchestrator.store.local import LocalStore
 from orchestrator.store.s3 import S3Store
 
 BUCKET = "bucket"
@@ -167,6 +169,16 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def opened_store(kind: str, folder: Path) -> Iterator[Store]:
+    """A new store: in a folder ("local") or on a server, with the environment that leads there and a cache of its own."""
+    if kind == "local":
+        yield LocalStore(folder / "store")
+        return
+    with environment({**started(kind).variables, "ORCHESTRATOR_CACHE": str(folder / "cache")}):
+        yield open_store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+
+
 def damage_blob(store: Store, digest: str, content: bytes) -> None:
     """Put other bytes in the place of a blob, where it is kept and where it is at hand."""
     if isinstance(store, S3Store):
@@ -183,4 +195,6 @@ NAMES = [
     pytest.param("rclone", marks=pytest.mark.xdist_group("s3-rclone")),
     pytest.param("ceph", marks=pytest.mark.xdist_group("s3-ceph")),
 ]
-"""For `pytest.mark.parametrize`: every server, its tests in one process of the suite."""
+"""Every server; its tests best in one process of the suite, since each process starts its own (Ceph is shared)."""
+SHARED = [parameter for parameter in NAMES if parameter.values != ("rclone",)]
+"""Those that several machines may share."""

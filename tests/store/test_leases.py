@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from servers import SHARED, opened_store
 
 from orchestrator.errors import LeaseLost, StoreError
 from orchestrator.store import processes
@@ -19,6 +22,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+@pytest.fixture(params=["local", *SHARED])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A folder, and the servers that several machines may share."""
+    with opened_store(request.param, tmp_path) as found:
+        yield found
 
 
 def leases(store: Store, run: str, clock: Clock | None = None) -> Leases:

@@ -206,6 +206,6 @@ class MachineOnS3(Machine):
 
 
 MachineOnS3.TestCase.settings = settings(
-    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=8, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestStoreAndLeasesOnS3 = pytest.mark.xdist_group("s3-moto")(MachineOnS3.TestCase)
