@@ -60,7 +60,7 @@ class Refused(Exception):
     """The server answered that a precondition does not hold."""
 
 
-class Conflict(Exception):
+class Conflict(StoreError):
     """Two conditional requests met at the server; either may be sent again."""
 
 
@@ -201,7 +201,7 @@ class S3Client:
             if code in _ABSENT:
                 raise KeyError(path) from None
             if code in _CONFLICT:
-                raise Conflict from None
+                raise Conflict(f"{place}: others change it at this very moment", next_step="run the command again") from None
             words = error.response.get("Error", {}).get("Message", "") or "no words"
             raise StoreError(
                 f"{place}: the server answered {code or status}: {words}", next_step=_ADVICE.get(code, "")

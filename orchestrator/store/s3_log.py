@@ -116,7 +116,14 @@ class Logs:
             follower.join()
             with suppress(StoreError):  # what the stage raised matters more; the thread goes on trying
                 self.flush()
+                if log.stat().st_size == 0:
+                    self._begin_empty(path)
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _begin_empty(self, path: str) -> None:
+        """A log without a line is there all the same: an attempt that printed nothing is told from one that never was."""
+        with suppress(Refused):
+            self._client.put(f"{path}/{0:0{_DIGITS}}", b"", if_absent=self._has_conditions())
 
     def _follow(self, path: str, log: Path, ended: threading.Event) -> None:
         with log.open("rb") as file:

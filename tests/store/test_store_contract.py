@@ -116,6 +116,11 @@ def test_a_log_file_is_written_as_a_file_and_read_as_a_log(store: Store) -> None
     with store.log_file("runs/r/nodes/n/attempt-1.log") as path:
         path.write_bytes(b"printed")
     assert store.read_log("runs/r/nodes/n/attempt-1.log") == b"printed"
+    with store.log_file("runs/r/nodes/n/attempt-2.log") as path:
+        path.touch()
+    assert sorted(store.list("runs/r/nodes/n")) == ["attempt-1.log", "attempt-2.log"]
+    store.append("runs/r/nodes/n/attempt-2.log", b"late")
+    assert store.read_log("runs/r/nodes/n/attempt-2.log") == b"late"
 
 
 def test_names_below_a_folder_are_listed_once(store: Store) -> None:
