@@ -18,6 +18,7 @@ from orchestrator.sweeps.cost import cost
 from orchestrator.sweeps.scores import Scores
 from orchestrator.workflow.sweep_result import SweepResult, TrialRecord
 from orchestrator.workflow.sweep_spec import Selection, Sweep
+from orchestrator.workflow.trials import trial_name
 
 CONFIDENCE = 0.95
 FEW = 5
@@ -113,11 +114,6 @@ def choose(
     )
 
 
-def label(trial: int) -> str:
-    """The trial as its nodes' labels call it."""
-    return f"t{trial:04d}"
-
-
 def _judged(trial: TrialRecord, scores: Scores) -> TrialRecord:
     return replace(trial, violated=scores.violated(trial.metrics)) if trial.state == "done" else trial
 
@@ -176,7 +172,7 @@ def _among_finalists(sweep: Sweep, repeats: Repeats, scores: Scores) -> tuple[in
     kept = {
         trial: means[trial] for trial in sorted(means) if not violated[trial] and scores.objectives(means[trial]) is not None
     }
-    passed_over = [f"{label(trial)}: {'; '.join(found)}" for trial, found in sorted(violated.items()) if found]
+    passed_over = [f"{trial_name(trial)}: {'; '.join(found)}" for trial, found in sorted(violated.items()) if found]
     if not kept:
         why = ". ".join(passed_over) or "their repeats were not measured"
         return None, [], f"No finalist meets the constraints over further seeds. {why}."
@@ -198,7 +194,9 @@ def _among_finalists(sweep: Sweep, repeats: Repeats, scores: Scores) -> tuple[in
             clear.append((other, difference))
     for what, found in (("Not told apart from it", ties), ("Told apart", clear)):
         if found:
-            sentences.append(f"{what}: " + ", ".join(f"{label(trial)} (difference {d or 'unknown'})" for trial, d in found))
+            sentences.append(
+                f"{what}: " + ", ".join(f"{trial_name(trial)} (difference {d or 'unknown'})" for trial, d in found)
+            )
     return best, [trial for trial, _ in ties], ". ".join([*sentences, *_passed(passed_over)]) + "."
 
 
@@ -231,7 +229,7 @@ def _leading(sweep: Sweep) -> str:
 def _named(best: int, metrics: Metrics, sweep: Sweep) -> str:
     names = dict.fromkeys([_leading(sweep), *sweep.objectives, *([sweep.select.metric] if sweep.select.metric else [])])
     shown = (f"{name} {_figure(metrics[name])}" for name in names if name in metrics)
-    return f"{label(best)} is best by {_rule_text(sweep)}: {', '.join(shown)}"
+    return f"{trial_name(best)} is best by {_rule_text(sweep)}: {', '.join(shown)}"
 
 
 def _figure(value: Any) -> str:
@@ -261,4 +259,4 @@ def _none_meets(trials: Sequence[TrialRecord], scores: Scores) -> str:
         return f"No trial was measured in all objectives: {told}."
     nearest = min(off, key=lambda trial: (off[trial], trial))
     violated = next(trial.violated for trial in trials if trial.number == nearest)
-    return f"None of {len(trials)} trials meets the constraints. Nearest was {label(nearest)}: {'; '.join(violated)}."
+    return f"None of {len(trials)} trials meets the constraints. Nearest was {trial_name(nearest)}: {'; '.join(violated)}."

@@ -17,9 +17,9 @@ from orchestrator.store.ledger import now_text
 from orchestrator.store.processes import process_mark
 from orchestrator.sweeps.history import write_history
 from orchestrator.workflow.identity import KEY_LENGTH, encode
+from orchestrator.workflow.settled import RESULT_FILE
 from orchestrator.workflow.sweep_result import SWEEP_STAGE, SweepResult, TrialRecord
 
-RESULT_FILE = "sweep.json"
 HISTORY_FILE = "trials.parquet"
 
 

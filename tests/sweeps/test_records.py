@@ -12,7 +12,8 @@ import pytest
 from orchestrator.store.artifacts import Artifacts, Record
 from orchestrator.store.local import LocalStore
 from orchestrator.sweeps.history import read_history, write_history
-from orchestrator.sweeps.records import RESULT_FILE, TrialLog, publish, trial_id
+from orchestrator.sweeps.records import TrialLog, publish, trial_id
+from orchestrator.workflow.settled import RESULT_FILE
 from orchestrator.workflow.sweep_result import SweepResult, TrialRecord
 
 
