@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.engine.executors.base import Executor
+from orchestrator.engine.executors.base import Executor, MachineShape
 from orchestrator.engine.scheduler import Event, RunOptions, Scheduler
 from orchestrator.engine.signals import StopRequests
 from orchestrator.engine.units import State
@@ -117,12 +117,13 @@ def submit(
     options: RunOptions | None = None,
     watcher: Watcher | None = None,
     tags: Mapping[str, str] | None = None,
+    dashboard: bool = False,
 ) -> RunResult:
     """Run what the plan has to run, and return when all has ended.
 
     Nothing is started where nothing is to do. SIGINT and SIGTERM ask the run to stop at its next safe points; what was
     finished stays, and submitting the same file again continues. `executor` may be a function from the run's id to an
-    executor of one's own.
+    executor of one's own. `dashboard` starts Ray's with it, on loopback.
     """
     watcher = watcher or Watcher()
     ledger = workspace.ledger
@@ -154,14 +155,14 @@ def submit(
     chosen, guide = None, None
     try:
         with stop.heeded():
-            chosen = _executor(executor, workspace.store, run, stop)
+            chosen = _executor(executor, workspace.store, run, stop, workflow=plan.name, dashboard=dashboard)
             provenance = _provenance()
             guide = _guide(plan, workspace, run, provenance=provenance)
             scheduler = Scheduler(
                 plan,
                 run=run,
                 executor=chosen,
-                shapes=chosen.start(),
+                shapes=_start(chosen, emit),
                 artifacts=workspace.artifacts,
                 leases=leases,
                 clock=time.monotonic,
@@ -191,6 +192,14 @@ def submit(
             _tidy(workspace.store, leases, status)
     unmet = _unmet(guide.results) if guide is not None and state is State.DONE else {}
     return RunResult(run=run, state=state, status=status, signal_number=stop.signal_number, unmet=unmet)
+
+
+def _start(executor: Executor, emit: Callable[[list[Event]], None]) -> tuple[MachineShape, ...]:
+    shapes = executor.start()
+    url, token_file = executor.dashboard
+    if url:
+        emit([{"type": "dashboard_ready", "url": url, "token_file": token_file}])
+    return shapes
 
 
 def _provenance() -> dict[str, Any]:
@@ -250,7 +259,15 @@ def _tidy(store: Store, leases: Leases, status: RunStatus) -> None:
         leases.close()
 
 
-def _executor(choice: ExecutorName | Callable[[str], Executor], store: Store, run: str, stop: StopRequests) -> Executor:
+def _executor(
+    choice: ExecutorName | Callable[[str], Executor],
+    store: Store,
+    run: str,
+    stop: StopRequests,
+    *,
+    workflow: str,
+    dashboard: bool,
+) -> Executor:
     if callable(choice):
         return choice(run)
     if choice == "inline":
@@ -259,7 +276,7 @@ def _executor(choice: ExecutorName | Callable[[str], Executor], store: Store, ru
         return InlineExecutor(store, run=run, is_stop_asked=lambda: stop.asked)
     from orchestrator.engine.executors.ray import RayExecutor
 
-    return RayExecutor(store, run=run)
+    return RayExecutor(store, run=run, workflow=workflow, dashboard=dashboard)
 
 
 def _request(plan: Plan, executor: Any, options: RunOptions, tags: Mapping[str, str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from orchestrator.report.plan_table import plan_document, plan_lines
     "--executor", type=click.Choice(["ray", "inline"]), default="ray", show_default=True,
     help="ray: processes on this machine; inline: one node at a time, in this process.",
 )  # fmt: skip
+@click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, too; its address is said. Takes some seconds more.")
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with nodes that do not need it.")
 @click.option("--tag", "tags", metavar="NAME=VALUE", multiple=True, help="Mark the run, for ls; repeatable.")
 @pass_shell
@@ -34,6 +35,7 @@ def submit(
     start: tuple[str, ...],
     until: tuple[str, ...],
     executor: Literal["ray", "inline"],
+    dashboard: bool,
     keep_going: bool,
     tags: tuple[str, ...],
 ) -> int:
@@ -43,6 +45,8 @@ def submit(
     """
     marks = _tags(tags)
     selection = api.Selection(rerun=rerun, until=until, start=start)
+    if dashboard and executor == "inline":
+        raise UsageError("--dashboard is Ray's, and --executor inline runs without Ray", next_step="leave one of the two out")
     plan = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection)
     if shell.as_json:
         shell.json_line({"type": "plan", **plan_document(plan, shell.workspace.artifacts)})
@@ -68,6 +72,7 @@ def submit(
             options=api.RunOptions(keep_going=keep_going),
             watcher=watcher,
             tags=marks,
+            dashboard=dashboard,
         )
     code = _code(result)
     tell_end(shell, plan, result, exit_code=code)

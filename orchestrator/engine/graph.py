@@ -6,7 +6,7 @@ may start (`ready`), what closed (events) and what nobody wants any more (`take_
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -33,6 +33,10 @@ class Graph:
         self._makers: dict[str, str] = {}  # by key: the unit whose attempt the others with that key wait for
         self._doubtful: deque[Unit] = deque()  # not asked for, and perhaps not needed by others any more
         self._next_index = 0
+
+    def count_states(self) -> Counter[str]:
+        """How many nodes are in which state; those that are done by where their artifacts came from."""
+        return Counter(str(unit.origin if unit.state is State.DONE else unit.state) for unit in self.units.values())
 
     # Growing
 

@@ -189,7 +189,9 @@ class Scheduler:
                 self._handle(self.units[work.label], work, outcome)
             self._stop_overdue()
             self._flush()
+            self.executor.show(self.graph.count_states)
             self.tick()
+        self.executor.show(self.graph.count_states, is_final=True)
         return self._finish()
 
     def _look(self) -> None:

@@ -42,11 +42,19 @@ CaptureOutput = Callable[[Path], AbstractContextManager[None]]
 class Worker:
     """Runs nodes one after the other against one store. `is_cancelled` is asked at each step of a stage."""
 
-    def __init__(self, store: Store, *, run: str, capture: CaptureOutput, is_cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        run: str,
+        capture: CaptureOutput,
+        is_cancelled: Callable[[], bool],
+        on_beat: Callable[[float], None] = lambda _age_s: None,
+    ) -> None:
         self.store = store
         self.artifacts = Artifacts(store)
         self.ledger = Ledger(store)
-        self.leases = Leases(store, run=run)
+        self.leases = Leases(store, run=run, on_beat=on_beat)
         self.capture = capture
         self.is_cancelled = is_cancelled
         self.num_epochs = 0  # reported so far, by all stages

@@ -60,6 +60,9 @@ def event_line(event: Event, *, style: Style, sweep: RunSweep | None = None) -> 
             return f"{style.word('SKIP')}  {label}  needs {event['by']}, which failed"
         case "node_cancelled":
             return f"{style.word('CANCEL')}  {label}  stopped; what it had saved is kept"
+        case "dashboard_ready":
+            token = f"   token: {event['token_file']}" if event["token_file"] else ""
+            return f"dashboard of Ray: {event['url']}{token}"
         case "run_stopping":
             return "stopping: running stages were asked to save and stop (Ctrl-C again: at once)"
     return ""

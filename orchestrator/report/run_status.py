@@ -74,6 +74,7 @@ class RunStatus:
     seconds: float = 0.0
     offset: int = 0
     error: str = ""
+    dashboard: str = ""
     sweeps: dict[str, RunSweep] = field(default_factory=dict)
 
     def count(self, *states: str) -> int:
@@ -90,6 +91,8 @@ class RunStatus:
                 self.ended, self.state, self.seconds = event.get("time", ""), event["state"], event.get("seconds", 0.0)
                 self.error = event.get("error", "")
                 self._close_nodes("cancelled" if self.state == "cancelled" else "interrupted")
+            elif kind == "dashboard_ready":
+                self.dashboard = event["url"]
             elif kind == "nodes_added":
                 self.nodes = {**self.nodes, **_nodes_of_plan(event["nodes"])}  # anew: other threads may be reading it
             elif kind in _NODE_STATES and event["node"] in self.nodes:

@@ -51,6 +51,7 @@ class Lease:
     path: str
     holder: Holder
     version: str
+    beaten_at: float = 0.0
     lost: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,10 +63,19 @@ class Lease:
 class Leases:
     """Takes, keeps and returns leases in one store. One background thread beats for all of them."""
 
-    def __init__(self, store: Store, *, run: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        run: str,
+        clock: Callable[[], float] = time.monotonic,
+        on_beat: Callable[[float], None] = lambda _age_s: None,
+    ) -> None:
+        """`on_beat` is told, every `BEAT_S` seconds, for how many seconds the oldest lease held has not been renewed."""
         self.store = store
         self.run = run
         self.clock = clock
+        self.on_beat = on_beat
         self._held: dict[str, Lease] = {}
         self._seen: dict[str, tuple[str, float]] = {}
         self._wake = threading.Event()
@@ -88,7 +98,7 @@ class Leases:
             ):
                 return holder
             version = self.store.replace(path, data, version=entry.version, durable=False)
-        lease = Lease(path, mine, version)
+        lease = Lease(path, mine, version, beaten_at=self.clock())
         self._held[name] = lease
         self._beat_in_background()
         return lease
@@ -147,7 +157,7 @@ class Leases:
                 if version is None:
                     lease.lost = True
                 else:
-                    lease.holder, lease.version = raised, version
+                    lease.holder, lease.version, lease.beaten_at = raised, version, self.clock()
 
     def sweep(self) -> None:
         """Remove the leases that dead processes of this machine have left."""
@@ -179,6 +189,8 @@ class Leases:
     def _keep_beating(self) -> None:
         while not self._wake.wait(BEAT_S):
             self.beat()
+            held = [lease.beaten_at for lease in list(self._held.values())]
+            self.on_beat(self.clock() - min(held) if held else 0.0)
 
 
 def decode_holder(entry: Entry) -> Holder | None:

@@ -65,6 +65,7 @@ class VirtualMachine:
         self.script = {label: list(attempts) for label, attempts in (script or {}).items()}
         self.shapes = tuple(shapes)
         self.max_at_once = max_at_once
+        self.dashboard = ("", "")
         self.now_s = 0.0
         self.executions: list[Execution] = []
         self.events: list[Event] = []
@@ -124,6 +125,9 @@ class VirtualMachine:
                 ended.append(self._finish(end[2]))
         self._let_others_work()
         return ended
+
+    def show(self, count_states: Any, *, is_final: bool = False) -> None:
+        self.shown = count_states() if is_final else {}
 
     def cancel(self, label: str) -> None:
         if label in self._running and not self._running[label][2].hangs:

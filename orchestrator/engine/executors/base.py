@@ -27,6 +27,8 @@ class Executor(Protocol):
 
     name: str
     max_at_once: int | None
+    dashboard: tuple[str, str]
+    """Address of a page that shows the machines, once started, and the file with the token it asks for; else empty."""
 
     def start(self) -> tuple[MachineShape, ...]:
         """Make ready and say what machines there are; raises ClusterError."""
@@ -40,6 +42,9 @@ class Executor(Protocol):
         An executor that runs a node inside this very call calls `meanwhile` now and then, where the node may be stopped; it
         may come back as `cancel`. Others ignore it.
         """
+
+    def show(self, count_states: Callable[[], Mapping[str, int]], *, is_final: bool = False) -> None:
+        """Where the nodes stand, a few times a second, for whoever watches the machines (Ray's metrics)."""
 
     def cancel(self, label: str) -> None:
         """Ask the node's stage to stop at its next safe point."""

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class InlineExecutor:
 
     name = "inline"
     max_at_once: int | None = 1
+    dashboard = ("", "")
 
     def __init__(self, store: Store, *, run: str, is_stop_asked: Callable[[], bool] = lambda: False) -> None:
         """`is_stop_asked` tells of a signal, which the scheduler cannot heed while a stage runs in its place."""
@@ -60,6 +61,9 @@ class InlineExecutor:
             self._running = ""
             self._meanwhile = _do_nothing
             self._cancelled.discard(work.label)
+
+    def show(self, count_states: Callable[[], Mapping[str, int]], *, is_final: bool = False) -> None:
+        """Nobody watches this process but its own terminal."""
 
     def cancel(self, label: str) -> None:
         self._cancelled.add(label)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ class _Host:
     actor: Any
     key: HostKey
     single_use: bool = False
+    began_s: float = 0.0
     ticket: int = 0  # of its present attempt: a cancellation that comes late must not stop the next one
     kill_asked: bool = False
 
@@ -37,11 +38,17 @@ class RayExecutor:
 
     name = "ray"
     max_at_once: int | None = None
+    dashboard = ("", "")
 
-    def __init__(self, store: Store, *, run: str, num_cpus: int | None = None) -> None:
+    def __init__(
+        self, store: Store, *, run: str, num_cpus: int | None = None, dashboard: bool = False, workflow: str = ""
+    ) -> None:
         self._store_url = store.url
         self._run = run
         self._num_cpus = num_cpus or os.cpu_count() or 1
+        self._wants_dashboard = dashboard
+        self._metadata = {"orchestrator_run": run, "workflow": workflow, "store": store.url}
+        self._metrics: Any = None
         self._ray: Any = None
         self._idle: list[_Host] = []
         self._busy: dict[Any, tuple[_Host, Work]] = {}
@@ -53,8 +60,12 @@ class RayExecutor:
     def start(self) -> tuple[MachineShape, ...]:
         if self._ray is None:
             cluster.sweep_sessions()
-            self._ray = cluster.start_local(num_cpus=self._num_cpus)
+            self._ray = cluster.start_local(num_cpus=self._num_cpus, dashboard=self._wants_dashboard, metadata=self._metadata)
+            self.dashboard = cluster.dashboard(self._ray)
             self._services = cluster.services(self._ray)
+        from orchestrator.engine.executors.ray_metrics import RunMetrics
+
+        self._metrics = RunMetrics()
         shapes = []
         for node in self._ray.nodes():
             offers = node["Resources"]
@@ -81,6 +92,7 @@ class RayExecutor:
     def submit(self, work: Work, resources: Resources) -> None:
         host = self._host(resources)
         host.ticket = next(self._tickets)
+        host.began_s = time.monotonic()
         reference = host.actor.run.options(name=f"{self._run}/{work.label}").remote(work.to_json(), host.ticket)
         self._busy[reference] = (host, work)
 
@@ -98,6 +110,9 @@ class RayExecutor:
         if not ready:
             self._refuse_if_gone()
         return [self._collect(reference) for reference in ready]
+
+    def show(self, count_states: Callable[[], Mapping[str, int]], *, is_final: bool = False) -> None:
+        self._metrics.show(count_states, is_final=is_final)
 
     def cancel(self, label: str) -> None:
         for host, work in self._busy.values():
@@ -119,6 +134,15 @@ class RayExecutor:
 
     def _collect(self, reference: Any) -> tuple[Work, Outcome]:
         host, work = self._busy.pop(reference)
+        work, outcome = self._outcome(reference, host, work)
+        held = dict(host.key)
+        self._metrics.attempt_ended(
+            stage=work.stage, ending=outcome.ending.value, seconds=time.monotonic() - host.began_s,
+            cpus=held.get("CPU", 0), gpus=held.get("GPU", 0),
+        )  # fmt: skip
+        return work, outcome
+
+    def _outcome(self, reference: Any, host: _Host, work: Work) -> tuple[Work, Outcome]:
         try:
             outcome = Outcome.from_json(self._ray.get(reference))
         except self._ray.exceptions.OutOfMemoryError as error:

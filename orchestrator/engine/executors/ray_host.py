@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ray
 
+from orchestrator.engine.executors.ray_metrics import HostMetrics
 from orchestrator.engine.work import Work
 from orchestrator.engine.worker import Worker
 from orchestrator.store.base import open_store
@@ -22,8 +23,13 @@ class StageHost:
         self._cancelled: set[int] = set()
         self._running = 0
         self._run = run
+        metrics = HostMetrics()
         self._worker = Worker(
-            open_store(store_url), run=run, capture=_capture_descriptors, is_cancelled=lambda: self._running in self._cancelled
+            metrics.measured(open_store(store_url)),
+            run=run,
+            capture=_capture_descriptors,
+            is_cancelled=lambda: self._running in self._cancelled,
+            on_beat=metrics.lease_age,
         )
 
     def run(self, work_json: str, ticket: int) -> str:
