@@ -27,8 +27,8 @@ from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger
 from orchestrator.sweeps.driver import RunContext, SweepGuide
 from orchestrator.workflow.check import CheckedWorkflow, check_workflow
-from orchestrator.workflow.load import load_workflow
-from orchestrator.workflow.plan import Plan, Selection, Status
+from orchestrator.workflow.load import load_text, load_workflow
+from orchestrator.workflow.plan import Plan, PlanNode, Selection, Status
 from orchestrator.workflow.planning import make_plan
 from orchestrator.workflow.sweep_result import SweepResult
 
@@ -97,6 +97,28 @@ def plan_checked(checked: CheckedWorkflow, *, workspace: Workspace, selection: S
     return _plan_given(checked, workspace, selection or Selection(), results={})
 
 
+def load_recorded(run: str, *, workspace: Workspace, overrides: Sequence[str] = ()) -> CheckedWorkflow:
+    """The workflow that a run was asked for, as the ledger has it, with its overrides and further ones.
+
+    WorkflowError where this release cannot read it any more; UsageError where there is no such run.
+    """
+    content = workspace.ledger.request(run).content
+    return check_workflow(load_text(content["text"], file=content["file"], overrides=[*content["overrides"], *overrides]))
+
+
+def selection_recorded(run: str, *, workspace: Workspace) -> Selection:
+    """Which nodes a run was asked for, by its request."""
+    asked = workspace.ledger.request(run).content.get("selection", {})
+    return Selection(**{name: tuple(names) for name, names in asked.items()})
+
+
+def plan_recorded(run: str, *, workspace: Workspace, overrides: Sequence[str] = (), selection: Selection | None = None) -> Plan:
+    """The plan of what a run was asked for against what the store holds now. Reads only."""
+    checked = load_recorded(run, workspace=workspace, overrides=overrides)
+    chosen = selection if selection is not None else selection_recorded(run, workspace=workspace)
+    return plan_checked(checked, workspace=workspace, selection=chosen)
+
+
 def _plan_given(
     checked: CheckedWorkflow, workspace: Workspace, selection: Selection, *, results: Mapping[str, SweepResult]
 ) -> Plan:
@@ -118,12 +140,14 @@ def submit(
     watcher: Watcher | None = None,
     tags: Mapping[str, str] | None = None,
     dashboard: bool = False,
+    origin: Mapping[str, str] | None = None,
 ) -> RunResult:
     """Run what the plan has to run, and return when all has ended.
 
     Nothing is started where nothing is to do. SIGINT and SIGTERM ask the run to stop at its next safe points; what was
     finished stays, and submitting the same file again continues. `executor` may be a function from the run's id to an
-    executor of one's own. `dashboard` starts Ray's with it, on loopback.
+    executor of one's own. `dashboard` starts Ray's with it, on loopback. `origin` says what the plan was made from where that
+    is not the file as it is: `{"continues": RUN}` (see `plan_recorded`), `{"plan_file": PATH}`.
     """
     watcher = watcher or Watcher()
     ledger = workspace.ledger
@@ -133,7 +157,7 @@ def submit(
         leases.run = run
         leases.acquire(f"run-{run}")
 
-    run = ledger.begin(_request(plan, executor, options or RunOptions(), tags or {}), claim=claim)
+    run = ledger.begin(_request(plan, executor, options or RunOptions(), tags or {}, origin or {}), claim=claim)
     status = read_run_status(workspace.store, run)
     status.state = "running"
     watcher.started(status)
@@ -279,7 +303,9 @@ def _executor(
     return RayExecutor(store, run=run, workflow=workflow, dashboard=dashboard)
 
 
-def _request(plan: Plan, executor: Any, options: RunOptions, tags: Mapping[str, str]) -> dict[str, Any]:
+def _request(
+    plan: Plan, executor: Any, options: RunOptions, tags: Mapping[str, str], origin: Mapping[str, str]
+) -> dict[str, Any]:
     loaded = plan.checked.loaded
     return {
         "workflow": plan.name,
@@ -292,11 +318,13 @@ def _request(plan: Plan, executor: Any, options: RunOptions, tags: Mapping[str, 
         "tags": dict(tags),
         "process_id": os.getpid(),
         "selection": vars(plan.selection),
+        **({"origin": dict(origin)} if origin else {}),
         "plan": [[node.label, node.node, node.spec.name, node.key, node.status.value] for node in plan.nodes.values()],
     }
 
 
 __all__ = [
-    "Plan", "RunOptions", "RunResult", "RunStatus", "Selection", "State", "Status", "Watcher", "Workspace",
-    "cancel", "load", "open_workspace", "plan", "plan_checked", "status", "submit",
+    "CheckedWorkflow", "Plan", "PlanNode", "RunOptions", "RunResult", "RunStatus", "Selection", "State", "Status", "Watcher",
+    "Workspace", "cancel", "load", "load_recorded", "open_workspace", "plan", "plan_checked", "plan_recorded",
+    "selection_recorded", "status", "submit",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from orchestrator.report.found_sweeps import FoundSweep, found_sweeps
 from orchestrator.report.plan_table import drift_lines
 from orchestrator.report.result_table import RESULT_KINDS, Result, result_documents, result_lines
 from orchestrator.report.run_lines import MAX_FAILURES_IN_FULL, end_line, failure_lines
-from orchestrator.report.run_status import NodeStatus, submit_command
+from orchestrator.report.run_status import NodeStatus, again_command
 from orchestrator.report.text import plural, printable
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.workflow.trials import trial_name
@@ -36,7 +36,7 @@ def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, exit_code: 
     tell_sweeps(shell, status, sweeps, unmet=result.unmet)
     if results:
         shell.data(result_lines(results, style=shell.style, width=shell.width))
-    again = submit_command(status.request)
+    again = again_command(status)
     if result.state is api.State.CANCELLED:
         shell.insist("   stopped early; what was finished or saved is kept, and the same command goes on", f"   next: {again}")
     elif result.state is api.State.FAILED:

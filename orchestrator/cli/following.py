@@ -55,5 +55,15 @@ def follow(shell: Shell, status: RunStatus) -> int:
     if shell.as_json:
         shell.json_line({"type": "end", "run": status.id, "state": status.state})
     shell.say(end_line(status, style=shell.err_style))
-    is_unmet = any(sweep.state == "settled" and sweep.best is None for sweep in status.sweeps.values())
-    return EXIT_UNMET if status.state == "done" and is_unmet else exit_code(status.state)
+    return ended_code(status, workspace)
+
+
+def ended_code(status: RunStatus, workspace: api.Workspace) -> int:
+    """The exit code with which a run ended, or would have if its process had lived."""
+    code = exit_code(status.state)
+    if code or "sweep" not in status.request.get("text", ""):
+        return code
+    from orchestrator.report.found_sweeps import found_sweeps
+
+    found = found_sweeps(status, workspace.artifacts)
+    return EXIT_UNMET if any(sweep.is_settled and sweep.sweep.best is None for sweep in found) else 0

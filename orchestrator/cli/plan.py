@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import shlex
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli.completing import complete_runs
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
+
+if TYPE_CHECKING:
+    from orchestrator.workflow.plan import Plan
 
 EXIT_WORK = 8
 
@@ -38,6 +44,8 @@ def selecting(function: Function) -> Function:
 @click.argument("file", type=FILE)
 @selecting
 @click.option("--why", metavar="NODE", help="All that differs from the nearest earlier artifact of NODE.")
+@click.option("--diff", "run", metavar="RUN", shell_complete=complete_runs, help="What would be made otherwise than in RUN.")
+@click.option("--out", metavar="PLAN.json", help="Save the plan; submit PLAN.json runs it unchanged.")
 @click.option("--exit-code", "tells_work", is_flag=True, help="Exit with 8 when there is work to do.")
 @pass_shell
 def plan(
@@ -48,9 +56,11 @@ def plan(
     start: tuple[str, ...],
     until: tuple[str, ...],
     why: str | None,
+    run: str | None,
+    out: str | None,
     tells_work: bool,
 ) -> int:
-    """Show what a workflow file would run, and why. Runs nothing, writes nothing."""
+    """Show what a workflow file would run, and why. Runs nothing, and writes nothing but PLAN.json."""
     from orchestrator import api
     from orchestrator.report.plan_table import plan_document, plan_lines
 
@@ -65,11 +75,37 @@ def plan(
             shell.document({"workflow": made.name, "why": why_documents(made, nodes, artifacts)})
         else:
             shell.data(why_lines(made, nodes, artifacts, style=shell.style))
+    elif run is not None:
+        _show_diff(shell, made, run)
     elif shell.as_json:
         shell.document(plan_document(made, artifacts))
     else:
         shell.data(plan_lines(made, artifacts, place=shell.place(), style=shell.style, width=shell.width))
+    if out is not None:
+        from orchestrator.cli.plan_file import write_plan
+
+        write_plan(out, made, shell.workspace)
+        shell.say(f"saved; next: orchestrator submit {shlex.quote(out)}")
     return EXIT_WORK if tells_work and made.has_work else 0
+
+
+def _show_diff(shell: Shell, made: Plan, run: str) -> None:
+    from orchestrator import api
+    from orchestrator.report.plan_diff import diff_document, diff_lines, diff_plan
+
+    workspace = shell.workspace
+    status = api.status(run, workspace=workspace)
+
+    @cache
+    def identities() -> dict[str, Mapping[str, Any]]:
+        before = api.plan_recorded(status.id, workspace=workspace)
+        return {node.key: node.identity for node in before.nodes.values()}
+
+    diff = diff_plan(made, status, identities)
+    if shell.as_json:
+        shell.document({"workflow": made.name, **diff_document(diff)})
+    else:
+        shell.data(diff_lines(diff, style=shell.style, width=shell.width))
 
 
 @command("validate", example="orchestrator validate workflows/*.yaml")

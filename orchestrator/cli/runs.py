@@ -41,15 +41,11 @@ def cancel(shell: Shell, run: str, grace: str) -> int:
     Finished artifacts and saved states stay; submitting the file again goes on from there.
     """
     from orchestrator import api
-    from orchestrator.errors import UsageError
+    from orchestrator.cli.durations import parse_duration
     from orchestrator.report.run_status import FINAL_STATES
     from orchestrator.report.status_table import headline, status_document
-    from orchestrator.workflow.units import parse_duration_s
 
-    try:
-        wait_s = parse_duration_s(grace)
-    except ValueError as error:
-        raise UsageError(f'--grace "{grace}": {error}', next_step="--grace 90s") from error
+    wait_s = parse_duration("--grace", grace)
     before = api.status(run, workspace=shell.workspace)
     if before.state in FINAL_STATES:
         shell.say(f"run {before.id} is not running: it is {before.state}")

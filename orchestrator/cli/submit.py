@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import click
 
 from orchestrator import api
-from orchestrator.cli.ending import tell_end, tell_nothing_to_do
-from orchestrator.cli.following import EXIT_UNMET, exit_code
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.plan import FILE, selecting
+from orchestrator.cli.plan_file import is_plan_file, read_plan
+from orchestrator.cli.running import ExecutorChoice, run_plan
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import UsageError
-from orchestrator.report.plan_table import plan_document, plan_lines
 
 
 @command("submit", example="orchestrator submit workflows/digits.yaml --set pretrain.epochs=5")
@@ -34,12 +31,12 @@ def submit(
     rerun: tuple[str, ...],
     start: tuple[str, ...],
     until: tuple[str, ...],
-    executor: Literal["ray", "inline"],
+    executor: ExecutorChoice,
     dashboard: bool,
     keep_going: bool,
     tags: tuple[str, ...],
 ) -> int:
-    """Plan a workflow file, run what is missing, follow it, show what came out.
+    """Plan a workflow file (or take a saved PLAN.json), run what is missing, follow it.
 
     What was finished before is used as it is. Ctrl-C asks the run to stop; the same command goes on where it stopped.
     """
@@ -47,49 +44,16 @@ def submit(
     selection = api.Selection(rerun=rerun, until=until, start=start)
     if dashboard and executor == "inline":
         raise UsageError("--dashboard is Ray's, and --executor inline runs without Ray", next_step="leave one of the two out")
-    plan = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection)
-    if shell.as_json:
-        shell.json_line({"type": "plan", **plan_document(plan, shell.workspace.artifacts)})
-    if not plan.has_work:
-        return _nothing_to_do(shell, plan, marks)
-    if not shell.as_json:
-        shell.say(
-            *plan_lines(plan, shell.workspace.artifacts, place=shell.place(), style=shell.err_style, width=shell.err_width)
-        )
-
-    caution = shell.workspace.store.caution()
-    if caution:
-        shell.insist(f"caution: {caution}; no other machine may write to {shell.place()}")
-
-    from orchestrator.cli.watching import make_watcher
-
-    watcher = make_watcher(shell)
-    with watcher.watching(), shell.libraries_silenced():
-        result = api.submit(
-            plan,
-            workspace=shell.workspace,
-            executor=executor,
-            options=api.RunOptions(keep_going=keep_going),
-            watcher=watcher,
-            tags=marks,
-            dashboard=dashboard,
-        )
-    code = _code(result)
-    tell_end(shell, plan, result, exit_code=code)
-    return code
-
-
-def _nothing_to_do(shell: Shell, plan: api.Plan, marks: dict[str, str]) -> int:
-    result = api.submit(plan, workspace=shell.workspace, tags=marks)
-    code = _code(result)
-    tell_nothing_to_do(shell, plan, result, exit_code=code)
-    return code
-
-
-def _code(result: api.RunResult) -> int:
-    """A run that is done is no success where a sweep has found nothing that meets its constraints."""
-    code = exit_code(result.state.value, signal_number=result.signal_number)
-    return EXIT_UNMET if code == 0 and result.unmet else code
+    if is_plan_file(file):
+        if overrides or selection != api.Selection():
+            raise UsageError(
+                f"{file} is a saved plan, which runs unchanged; --set, --rerun, --from and --until go with the workflow file",
+                next_step=f"orchestrator submit {file}",
+            )
+        plan, origin = read_plan(file, shell.workspace), {"plan_file": file}
+    else:
+        plan, origin = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection), {}
+    return run_plan(shell, plan, executor=executor, keep_going=keep_going, tags=marks, origin=origin, dashboard=dashboard)
 
 
 def _tags(tags: tuple[str, ...]) -> dict[str, str]:

@@ -113,6 +113,11 @@ class RunStatus:
         close_sweeps(self.sweeps, state)
 
 
+def again_command(status: RunStatus) -> str:
+    """The command that goes on where a run ended: from its own record where that was not made from the file as it is."""
+    return f"orchestrator resume {status.id}" if status.request.get("origin") else submit_command(status.request)
+
+
 def submit_command(request: Mapping[str, Any]) -> str:
     """The command that asks for the same again: file, overrides, selection and executor as they were."""
     selection = request.get("selection", {})

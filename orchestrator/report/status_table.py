@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.report.found_sweeps import FoundSweep
 from orchestrator.report.progress import Progress
-from orchestrator.report.run_status import NodeStatus, RunStatus, submit_command
+from orchestrator.report.run_status import NodeStatus, RunStatus, again_command
 from orchestrator.report.sweep_table import counts, sweep_document, sweep_lines
 from orchestrator.report.text import (
     Column,
@@ -130,7 +130,7 @@ def _next_step(status: RunStatus) -> list[str]:
     if lost is not None:
         return [f"next: orchestrator sweep show {status.id} {lost}"]
     if status.state in ("cancelled", "interrupted"):
-        return [f"next: {submit_command(status.request)}    (goes on from there)"]
+        return [f"next: {again_command(status)}    (goes on from there)"]
     return [f"next: orchestrator status {status.id} --watch"] if status.state in LIVE_STATES else []
 
 

@@ -76,7 +76,7 @@ def _reasons(explainer: Explainer, node: PlanNode) -> list[str]:
         return [f"no artifact of stage {node.spec.name} has been made here before"]
     nearest = found.nearest
     lines = [f"nearest record: {nearest.label}  {nearest.key[:8]}, finished {format_time(nearest.finished)}, run {nearest.run}"]
-    lines += _differences(found.differences)
+    lines += difference_lines(found.differences)
     waits = _open_parents(explainer.plan, node, found)
     if waits:
         lines.append(f"follows {', '.join(waits)}, which will run too")
@@ -85,7 +85,8 @@ def _reasons(explainer: Explainer, node: PlanNode) -> list[str]:
     return lines
 
 
-def _differences(differences: Sequence[Difference]) -> list[str]:
+def difference_lines(differences: Sequence[Difference]) -> list[str]:
+    """One line for each field that differs: what it was, and what it is now."""
     lines = []
     for difference in differences:
         group, _, name = difference.field.partition(".")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.store.artifacts import Artifacts, Record
 from orchestrator.workflow.drift import source_digest
 from orchestrator.workflow.plan import Plan, PlanNode, Status
+from stages.contract import StageSpec
 
 MAX_EXPLAINED = 200
 """Plans with more nodes to run than this explain none by themselves: each costs a comparison with every record."""
@@ -45,26 +46,14 @@ class Explainer:
 
     def explain(self, node: PlanNode) -> Explanation:
         """The fewest differences decide which artifact is nearest; among equals the newest."""
-        wanted = _flatten(node.identity)
-        best: tuple[int, str] | None = None
-        nearest: tuple[dict[str, Any], Record] | None = None
-        for fields, record in self._stage_records(node.spec.name):
-            if record.key == node.key:
-                continue
-            distance = sum(fields.get(name) != wanted.get(name) for name in fields.keys() | wanted.keys())
-            if best is None or distance < best[0] or (distance == best[0] and record.finished > best[1]):
-                best, nearest = (distance, record.finished), (fields, record)
         digest = source_digest(node.spec.implementation)
         if node.record is not None:
             return Explanation(node.record, (), node.record.source_digest != digest)
+        nearest = _nearest(self._stage_records(node.spec.name), node.key, node.identity)
         if nearest is None:
             return Explanation(None, (), code_changed=False)
-        fields, record = nearest
-        names = sorted(name for name in fields.keys() | wanted.keys() if fields.get(name) != wanted.get(name))
-        differences = tuple(
-            Difference(name, self._default(node, name, fields), self._default(node, name, wanted)) for name in names
-        )
-        return Explanation(record, differences, record.source_digest != digest)
+        differences = identity_differences(node.spec, nearest.identity, node.identity)
+        return Explanation(nearest, differences, nearest.source_digest != digest)
 
     def reason(self, node: PlanNode) -> str:
         """One line for the plan's WHY column."""
@@ -85,21 +74,52 @@ class Explainer:
 
     def _stage_records(self, stage: str) -> list[tuple[dict[str, Any], Record]]:
         if stage not in self._records:
-            self._records[stage] = [(_flatten(record.identity), record) for record in self.artifacts.all_records(stage)]
+            self._records[stage] = [(flat_identity(record.identity), record) for record in self.artifacts.all_records(stage)]
         return self._records[stage]
 
-    def _default(self, node: PlanNode, name: str, fields: Mapping[str, Any]) -> Any:
-        """The value of an identity field; a setting that stays out of the identity has its default."""
-        if name in fields or not name.startswith("settings."):
-            return fields.get(name)
-        value = node.spec.settings.model_fields.get(name.split(".")[1])
-        return value.get_default(call_default_factory=True) if value is not None else None
+
+def nearest_record(artifacts: Artifacts, stage: str, key: str, identity: Mapping[str, Any], *, before: str) -> Record | None:
+    """The artifact of another key that differs least, among those finished before a time; among equals the newest."""
+    records = [record for record in artifacts.all_records(stage) if record.finished < before]
+    return _nearest([(flat_identity(record.identity), record) for record in records], key, identity)
 
 
-def _flatten(value: Any, place: str = "") -> dict[str, Any]:
+def identity_differences(spec: StageSpec | None, before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """Every field by which two identities differ, what is the node's own first; a setting left out has its default."""
+    old, new = flat_identity(before), flat_identity(now)
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    names.sort(key=lambda name: name.startswith("inputs"))
+    return tuple(Difference(name, _value(spec, name, old), _value(spec, name, new)) for name in names)
+
+
+def flat_identity(value: Any, place: str = "") -> dict[str, Any]:
+    """An identity as one value by dotted name."""
     if isinstance(value, Mapping):
-        return {name: item for key in value for name, item in _flatten(value[key], f"{place}.{key}" if place else key).items()}
+        return {
+            name: item for key in value for name, item in flat_identity(value[key], f"{place}.{key}" if place else key).items()
+        }
     return {place: value}
+
+
+def _nearest(records: Iterable[tuple[dict[str, Any], Record]], key: str, identity: Mapping[str, Any]) -> Record | None:
+    wanted = flat_identity(identity)
+    best: tuple[int, str] | None = None
+    nearest: Record | None = None
+    for fields, record in records:
+        if record.key == key:
+            continue
+        distance = sum(fields.get(name) != wanted.get(name) for name in fields.keys() | wanted.keys())
+        if best is None or distance < best[0] or (distance == best[0] and record.finished > best[1]):
+            best, nearest = (distance, record.finished), record
+    return nearest
+
+
+def _value(spec: StageSpec | None, name: str, fields: Mapping[str, Any]) -> Any:
+    """The value of an identity field; a setting that stays out of the identity has its default."""
+    if name in fields or spec is None or not name.startswith("settings."):
+        return fields.get(name)
+    value = spec.settings.model_fields.get(name.split(".")[1])
+    return value.get_default(call_default_factory=True) if value is not None else None
 
 
 def _short(value: Any) -> str:

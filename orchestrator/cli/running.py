@@ -1,0 +1,69 @@
+"""From a plan to a run that has ended: shows the plan, runs what is missing, follows it, says what came out.
+
+What `submit`, `resume`, `retry` and `export` have in common; they differ in where their plan comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from orchestrator import api
+from orchestrator.cli.ending import tell_end, tell_nothing_to_do
+from orchestrator.cli.following import EXIT_UNMET, exit_code
+from orchestrator.cli.shell import Shell
+from orchestrator.report.plan_table import plan_document, plan_lines
+
+ExecutorChoice = Literal["ray", "inline"]
+
+
+def run_plan(
+    shell: Shell,
+    plan: api.Plan,
+    *,
+    executor: ExecutorChoice,
+    keep_going: bool = False,
+    tags: Mapping[str, str] | None = None,
+    origin: Mapping[str, str] | None = None,
+    dashboard: bool = False,
+) -> int:
+    """Show the plan, run it, and return its exit code. `origin`: see `api.submit`."""
+    if shell.as_json:
+        shell.json_line({"type": "plan", **plan_document(plan, shell.workspace.artifacts)})
+    if not plan.has_work:
+        result = api.submit(plan, workspace=shell.workspace, tags=tags, origin=origin)
+        code = _code(result)
+        tell_nothing_to_do(shell, plan, result, exit_code=code)
+        return code
+    if not shell.as_json:
+        shell.say(
+            *plan_lines(plan, shell.workspace.artifacts, place=shell.place(), style=shell.err_style, width=shell.err_width)
+        )
+
+    caution = shell.workspace.store.caution()
+    if caution:
+        shell.insist(f"caution: {caution}; no other machine may write to {shell.place()}")
+
+    from orchestrator.cli.watching import make_watcher
+
+    watcher = make_watcher(shell)
+    with watcher.watching(), shell.libraries_silenced():
+        result = api.submit(
+            plan,
+            workspace=shell.workspace,
+            executor=executor,
+            options=api.RunOptions(keep_going=keep_going),
+            watcher=watcher,
+            tags=tags,
+            origin=origin,
+            dashboard=dashboard,
+        )
+    code = _code(result)
+    tell_end(shell, plan, result, exit_code=code)
+    return code
+
+
+def _code(result: api.RunResult) -> int:
+    """A run that is done is no success where a sweep has found nothing that meets its constraints."""
+    code = exit_code(result.state.value, signal_number=result.signal_number)
+    return EXIT_UNMET if code == 0 and result.unmet else code

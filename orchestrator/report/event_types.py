@@ -1,0 +1,28 @@
+"""The types of events that a run's ledger holds, and what each says beside `time`, `type`, and `node` and `key` of a node's."""
+
+from __future__ import annotations
+
+EVENT_TYPES = {
+    "run_started": "the run has begun",
+    "nodes_added": "nodes were planned after a sweep settled: `nodes`, rows of label, name, stage, key, status",
+    "names_skipped": "nodes that cannot be planned: `why` by name",
+    "node_started": "an attempt has begun: `attempt`",
+    "node_waiting": "run `holder` is making the artifact; this run waits for it",
+    "attempt_failed": "an attempt came to nothing and the node is tried again: `attempt`, `ending`, `error`, `error_type`, "
+    "`trace`, `host`, `will_retry`, `delay_s`",
+    "node_done": "the artifact is there: `ending` (done, or shared: made by another node or run), `seconds`, `metrics`, "
+    "`size_bytes`",
+    "node_failed": "the node has failed for good: as `attempt_failed`",
+    "node_skipped": "its condition does not hold, or it needs a skipped node: `why`",
+    "node_blocked": "a node that it needs has failed: `by`",
+    "node_cancelled": "it was stopped; what it had saved is kept",
+    "sweep_started": "a search has begun: `sweep`, `key`, `trials`, `known` (ended by earlier runs)",
+    "trial_started": "a trial has begun: `sweep`, `trial`, `number`, `values`, `parent`",
+    "trial_ended": "a trial has ended: `state`, `metrics` of the objectives, `violated` constraints, `error`, `known`",
+    "sweep_settled": "a search has ended: `best`, `front`, `verdict`, `spent_s`, `avoided_s`",
+    "sweep_failed": "too many trials failed: `error`",
+    "sweep_blocked": "what the search needs did not finish: `by`",
+    "run_stopping": "the run was asked to stop; running stages save and end",
+    "notified": "someone was told: `event`, `rule`, `how`, `error` where it did not arrive",
+    "run_finished": "the run has ended: `state` (done, failed, cancelled), `seconds`, `error`",
+}
