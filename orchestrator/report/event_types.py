@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EVENT_TYPES = {
     "run_started": "the run has begun",
+    "dashboard_ready": "Ray's dashboard answers: `url`, `token_file`",
     "nodes_added": "nodes were planned after a sweep settled: `nodes`, rows of label, name, stage, key, status",
     "names_skipped": "nodes that cannot be planned: `why` by name",
     "node_started": "an attempt has begun: `attempt`",
