@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orchestrator.workflow.units import parse_duration_s, parse_size_bytes
 
-DurationS = Annotated[float, BeforeValidator(parse_duration_s), Field(gt=0)]
-SizeBytes = Annotated[int, BeforeValidator(parse_size_bytes), Field(gt=0)]
+DurationS = Annotated[float, BeforeValidator(parse_duration_s, json_schema_input_type=float | str), Field(gt=0)]
+SizeBytes = Annotated[int, BeforeValidator(parse_size_bytes, json_schema_input_type=int | str), Field(gt=0)]
 NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
 NAME_RULE = "a letter or _, then at most 63 letters, digits, _ or -"
 

@@ -105,8 +105,10 @@ class Sweep(Frozen):
     space: Mapping[str, Distribution] = Field(description='"node.parameter": distribution')
     objectives: Mapping[str, Direction] = Field(description='"node.metric": maximize or minimize; the first leads')
     trials: int | None = Field(None, ge=1, le=100_000, description="trials in all; grid: the whole grid where left out")
-    sampler: Annotated[Sampler, BeforeValidator(_kind_alone)] = Sampler()
-    scheduler: Annotated[EarlyStopping, BeforeValidator(_kind_alone)] = EarlyStopping()
+    sampler: Annotated[Sampler, BeforeValidator(_kind_alone, json_schema_input_type=SamplerKind | Sampler)] = Sampler()
+    scheduler: Annotated[EarlyStopping, BeforeValidator(_kind_alone, json_schema_input_type=SchedulerKind | EarlyStopping)] = (
+        EarlyStopping()
+    )
     constraints: tuple[Constraint, ...] = ()
     select: Selection = Selection()
     finalists: Finalists | None = None
