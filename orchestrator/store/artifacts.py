@@ -16,9 +16,10 @@ from orchestrator.errors import IntegrityError, StageFailed
 from orchestrator.store.base import Entry, Store
 from orchestrator.store.blobs import digest_bytes, digest_file, verify_file
 from orchestrator.store.claims import Claims
-from orchestrator.store.parallel import in_parallel
 from orchestrator.store.record_file import SAFE_NAME, BadRecord, FileEntry, Record, decode_record, encode_record
 from stages.contract import Artifact
+
+_RECORD = "record.json"
 
 __all__ = ["Artifacts", "FileEntry", "Record", "checkpoint_workspace", "content_digest"]
 
@@ -35,10 +36,14 @@ class Artifacts:
 
         Where requests travel, a plan of hundreds of nodes would otherwise wait for one after the other.
         """
-        if self.store.width > 1:
-            pairs = list(dict.fromkeys(wanted))
-            found = in_parallel(lambda pair: self._find(*pair), pairs, width=self.store.width)
-            self._ahead.update(zip(pairs, found, strict=True))
+        if self.store.width == 1:
+            return
+        pairs = set(wanted)
+        entries = self.store.read_many(record_path(*pair) for pair in pairs)
+        records = {(stage, key): _decode(entries.get(record_path(stage, key)), stage=stage, key=key) for stage, key in pairs}
+        there = self.store.which_blobs(blob for record in records.values() if record is not None for blob in _blobs(record))
+        for pair, record in records.items():
+            self._ahead[pair] = record if record is not None and there.issuperset(_blobs(record)) else None
 
     def find(self, stage: str, key: str) -> Record | None:
         """The finished artifact, if its record is sound and its blobs are there; reads no blob."""
@@ -49,7 +54,7 @@ class Artifacts:
     def _find(self, stage: str, key: str) -> Record | None:
         entry = self.store.read(record_path(stage, key))
         record = _decode(entry, stage=stage, key=key)
-        if record is None or not all(self.store.has_blob(file.digest, file.size_bytes) for file in record.files.values()):
+        if record is None or not all(self.store.has_blob(*blob) for blob in _blobs(record)):
             return None
         return record
 
@@ -63,10 +68,8 @@ class Artifacts:
     def scan(self, stage: str | None = None) -> Iterator[tuple[str, str, Entry]]:
         """(stage, key, content) of every record, sound or not, of one stage or of all, in no order."""
         names = [stage] if stage is not None else list(self.store.list("artifacts"))
-        pairs = [(name, key) for name in names for key in self.store.list(f"artifacts/{name}")]
-        entries = in_parallel(lambda pair: self.store.read(record_path(*pair)), pairs, width=self.store.width)
-        for (name, key), entry in zip(pairs, entries, strict=True):
-            if entry is not None:
+        for name in names:
+            for key, entry in self.store.read_below(f"artifacts/{name}", _RECORD):
                 yield name, key, entry
 
     def keys_starting(self, prefix: str) -> list[tuple[str, str]]:
@@ -179,7 +182,7 @@ def checkpoint_workspace(key: str) -> str:
 
 def record_path(stage: str, key: str) -> str:
     """Where the record of an artifact stands."""
-    return f"artifacts/{stage}/{key}/record.json"
+    return f"artifacts/{stage}/{key}/{_RECORD}"
 
 
 def quarantine_path(stage: str, key: str, version: str) -> str:
@@ -192,3 +195,7 @@ def _decode(entry: Entry | None, *, stage: str, key: str) -> Record | None:
         return decode_record(entry.data, stage=stage, key=key) if entry is not None else None
     except BadRecord:
         return None
+
+
+def _blobs(record: Record) -> list[tuple[str, int]]:
+    return [(file.digest, file.size_bytes) for file in record.files.values()]

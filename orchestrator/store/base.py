@@ -7,7 +7,7 @@ else to provide. Each operation either took effect whole or not at all. Paths ar
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,12 @@ class Store(Protocol):
     def read(self, path: str) -> Entry | None:
         """The object, or None if there is none."""
 
+    def read_many(self, paths: Iterable[str]) -> Mapping[str, Entry]:
+        """Those of many objects that stand, by path, as they are now; what is known unchanged is not fetched again."""
+
+    def read_below(self, folder: str, file: str) -> Iterator[tuple[str, Entry]]:
+        """(name, content) of every object `folder/<name>/file`, in no order; likewise."""
+
     def create(self, path: str, data: bytes, *, durable: bool = True) -> str | None:
         """Store a new object and return its version; None, changing nothing, if one exists: the first writer wins."""
 
@@ -78,6 +84,9 @@ class Store(Protocol):
 
     def has_blob(self, digest: str, size_bytes: int) -> bool:
         """Whether the blob is there with this size; reads no content."""
+
+    def which_blobs(self, blobs: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those of many blobs (digest and size) that are there."""
 
     def blobs(self) -> Iterator[Blob]:
         """Every blob, in no order. Put while the listing goes on, one may be in it or not."""

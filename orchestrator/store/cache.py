@@ -20,6 +20,8 @@ from orchestrator.store.blobs import verify_file
 from orchestrator.store.processes import is_left_by_dead_process, process_mark
 
 CACHE_VARIABLE = "ORCHESTRATOR_CACHE"
+RECORDS = "records"
+"""Folder for small objects that were seen (`seen.SeenObjects`), which count towards the bound and go by age too."""
 SIZE_VARIABLE = "ORCHESTRATOR_CACHE_BYTES"
 _DEFAULT_BYTES = 50 * 2**30
 _NUM_LOCKS = 256
@@ -134,11 +136,12 @@ class BlobCache:
                     total -= status.st_size
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for folder, _, names in os.walk(self.root / "blobs"):
-            for name in names:
-                path = Path(folder) / name
-                with suppress(FileNotFoundError):
-                    yield path, path.stat()
+        for kind in ("blobs", RECORDS):
+            for folder, _, names in os.walk(self.root / kind):
+                for name in names:
+                    path = Path(folder) / name
+                    with suppress(FileNotFoundError):
+                        yield path, path.stat()
 
     def _link_if_sound(self, digest: str, pin: Path) -> bool:
         """Whether the cache has the blob, linked as `pin` and verified by this process."""

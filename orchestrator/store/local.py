@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,6 +45,15 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot read {self.root / path}: {error.strerror}") from error
         return Entry(data, digest_bytes(data))
+
+    def read_many(self, paths: Iterable[str]) -> dict[str, Entry]:
+        return {path: entry for path in paths if (entry := self.read(path)) is not None}
+
+    def read_below(self, folder: str, file: str) -> Iterator[tuple[str, Entry]]:
+        for name in self.list(folder):
+            entry = self.read(f"{folder}/{name}/{file}")
+            if entry is not None:
+                yield name, entry
 
     def create(self, path: str, data: bytes, *, durable: bool = True) -> str | None:
         target = f"{self.root}/{path}"
@@ -140,6 +149,9 @@ class LocalStore:
             return os.stat(self._blob(digest)).st_size == size_bytes
         except FileNotFoundError:
             return False
+
+    def which_blobs(self, blobs: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        return {blob for blob in blobs if self.has_blob(*blob)}
 
     def blobs(self) -> Iterator[Blob]:
         now_s = time.time()

@@ -11,17 +11,19 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from orchestrator.errors import StoreError
 from orchestrator.store.base import Blob, Entry
-from orchestrator.store.cache import BlobCache, cache_folder
+from orchestrator.store.cache import RECORDS, BlobCache, cache_folder
 from orchestrator.store.s3_client import Place, Refused, S3Client
 from orchestrator.store.s3_log import Logs
+from orchestrator.store.s3_many import ManyObjects
 from orchestrator.store.s3_probe import Promises, remembered_promises
+from orchestrator.store.seen import SeenObjects
 
 ONE_MACHINE_VARIABLE = "ORCHESTRATOR_S3_ONE_MACHINE"
 _REMOVED = b"orchestrator: removed "
@@ -41,6 +43,7 @@ class S3Store:
         self.cache_folder = cache_folder()
         self.cache = BlobCache(self.cache_folder)
         self._work = self.cache_folder / "work" / hashlib.blake2b(self.url.encode(), digest_size=8).hexdigest()
+        self._many = ManyObjects(self.client, lambda: self._seen, read=self.read, width=self.width)
         self._logs = Logs(self.client, self._work / "logs", has_conditions=lambda: self.promises.is_safe)
 
     @cached_property
@@ -49,6 +52,11 @@ class S3Store:
         found = remembered_promises(self.client, self.cache_folder / "servers")
         self.client.quotes_versions = found.quotes_versions
         return found
+
+    @cached_property
+    def _seen(self) -> SeenObjects:
+        place = hashlib.blake2b(f"{self.client.endpoint} {self.url}".encode(), digest_size=8).hexdigest()
+        return SeenObjects(self.cache_folder / RECORDS / place)
 
     @property
     def is_for_one_machine(self) -> bool:
@@ -66,7 +74,19 @@ class S3Store:
         found = self.client.get(path)
         return None if found is None or _is_removed(found[0]) else Entry(*found)
 
+    def read_many(self, paths: Iterable[str]) -> dict[str, Entry]:
+        return self._many.read_many(paths)
+
+    def read_below(self, folder: str, file: str) -> Iterator[tuple[str, Entry]]:
+        return self._many.read_below(folder, file)
+
     def create(self, path: str, data: bytes, *, durable: bool = True) -> str | None:  # noqa: ARG002 - an answer of the server means that it is kept
+        return self._noted(path, data, self._create(path, data))
+
+    def replace(self, path: str, data: bytes, *, version: str, durable: bool = True) -> str | None:  # noqa: ARG002 - an answer of the server means that it is kept
+        return self._noted(path, data, self._replace(path, data, version))
+
+    def _create(self, path: str, data: bytes) -> str | None:
         if self._locks_itself():
             with self._locked(path):
                 return None if self.read(path) is not None else self.client.put(path, data)
@@ -75,7 +95,7 @@ class S3Store:
         except Refused:
             return None if self.promises.deletes_by_version else self._put_over_removed(path, data)
 
-    def replace(self, path: str, data: bytes, *, version: str, durable: bool = True) -> str | None:  # noqa: ARG002 - an answer of the server means that it is kept
+    def _replace(self, path: str, data: bytes, version: str) -> str | None:
         if self._locks_itself():
             with self._locked(path):
                 return self.client.put(path, data) if self._has_version(path, version) else None
@@ -97,7 +117,7 @@ class S3Store:
                 self.client.delete(path)
                 return True
         if not self.promises.deletes_by_version:
-            return self.replace(path, _REMOVED + uuid.uuid4().hex.encode(), version=version) is not None
+            return self._replace(path, _REMOVED + uuid.uuid4().hex.encode(), version) is not None
         try:
             self.client.delete(path, IfMatch=self.client.condition(version))
         except (Refused, KeyError):
@@ -132,6 +152,12 @@ class S3Store:
     def has_blob(self, digest: str, size_bytes: int) -> bool:
         found = self.client.head(_blob(digest))
         return found is not None and found["ContentLength"] == size_bytes
+
+    def which_blobs(self, blobs: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        sizes: dict[str, set[tuple[str, int]]] = {}
+        for digest, size_bytes in blobs:
+            sizes.setdefault(_blob(digest), set()).add((digest, size_bytes))
+        return self._many.which_blobs(sizes, self.has_blob)
 
     def blobs(self) -> Iterator[Blob]:
         for found in self.client.list("blobs/", is_deep=True):
@@ -207,6 +233,12 @@ class S3Store:
             yield
         finally:
             os.close(descriptor)
+
+    def _noted(self, path: str, data: bytes, version: str | None) -> str | None:
+        """Remember what was written as a record: this machine will ask for it again."""
+        if version is not None and path.startswith("artifacts/"):
+            self._seen.remember(path, version, data)
+        return version
 
     def _has_version(self, path: str, version: str) -> bool:
         entry = self.read(path)

@@ -1,7 +1,6 @@
-"""One bucket and prefix as a handful of plain requests; the only importer of boto3. Knows no blobs, logs or leases.
+"""One bucket and prefix as a handful of plain requests. Knows no blobs, logs or leases.
 
-Endpoint, region and credentials come by the usual AWS ways (AWS_PROFILE, AWS_ENDPOINT_URL, files, roles); none of them is
-kept here, and messages carry the server's code and words only.
+No credentials are kept here, and messages carry the server's code and words only.
 """
 
 from __future__ import annotations
@@ -18,10 +17,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from orchestrator.errors import StoreError, UsageError
+from orchestrator.store.s3_connect import MAX_ATTEMPTS, connect
 
-MAX_CONNECTIONS = 32
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 30.0
-MAX_ATTEMPTS = 6
 _CONFLICT_TRIES = 8
 _ABSENT = ("404", "NoSuchKey", "NotFound")
 _REFUSED = ("412", "PreconditionFailed")
@@ -79,6 +76,15 @@ class Listed:
     name: str
     size_bytes: int
     age_s: float = 0.0
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one request of a listing has answered."""
+
+    listed: list[Listed]
+    is_last: bool
 
 
 class S3Client:
@@ -93,13 +99,13 @@ class S3Client:
 
     @property
     def raw(self) -> Any:
-        """The boto3 client of this process: connections must not be shared with the process that it was forked from."""
+        """The client of this process, botocore's: connections must not be shared with the process that it was forked from."""
         process, client = self._made
         if process == os.getpid():
             return client
         with self._lock if process == 0 else threading.Lock():  # a lock may have been held when the process was forked
             if self._made[0] != os.getpid():
-                self._made = (os.getpid(), _new_client())
+                self._made = (os.getpid(), connect())
             return self._made[1]
 
     @property
@@ -166,7 +172,12 @@ class S3Client:
         self.call("delete_object", path, **arguments)
 
     def list(self, prefix: str, *, after: str = "", is_deep: bool = False) -> Iterator[Listed]:
-        """Names below a prefix that ends in a slash, page by page, in order; folders too unless `is_deep`."""
+        """Names below a prefix that ends in a slash, in order; folders too unless `is_deep`."""
+        for page in self.pages(prefix, after=after, is_deep=is_deep):
+            yield from page.listed
+
+    def pages(self, prefix: str, *, after: str = "", is_deep: bool = False) -> Iterator[Page]:
+        """The same, a request at a time."""
         arguments: Answer = {"Prefix": self.key(prefix)}
         if not is_deep:
             arguments["Delimiter"] = "/"
@@ -176,11 +187,13 @@ class S3Client:
         while True:
             page = self.call("list_objects_v2", **arguments)
             now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
-            for folder in page.get("CommonPrefixes", ()):
-                yield Listed(folder["Prefix"][length:].rstrip("/"), -1)
-            for found in page.get("Contents", ()):
-                if len(found["Key"]) > length:
-                    yield Listed(found["Key"][length:], found["Size"], (now - found["LastModified"]).total_seconds())
+            folders = [Listed(folder["Prefix"][length:].rstrip("/"), -1) for folder in page.get("CommonPrefixes", ())]
+            objects = [
+                Listed(found["Key"][length:], found["Size"], (now - found["LastModified"]).total_seconds(), version_of(found))
+                for found in page.get("Contents", ())
+                if len(found["Key"]) > length
+            ]
+            yield Page(folders + objects, is_last=not page.get("IsTruncated"))
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
@@ -245,33 +258,3 @@ def retried(action: Callable[[], T], *, tries: int = MAX_ATTEMPTS) -> T:
 
 def _pause(number: int) -> None:
     time.sleep(random.uniform(0, min(5.0, 0.05 * 2**number)))  # noqa: S311 - jitter, no secret
-
-
-_descriptions: dict[str, Any] = {}
-"""botocore's reader of what S3's requests look like, with all that it has read: half a second of work for every new process."""
-
-
-def _new_client() -> Any:
-    import boto3
-    import botocore.session
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
-
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},  # exponential back-off with jitter
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        max_pool_connections=MAX_CONNECTIONS,
-        tcp_keepalive=True,
-        response_checksum_validation="when_required",  # else ranged reads are refused by some servers' checksums
-        request_checksum_calculation="when_required",  # older gateways know no checksums in trailers; we send Content-MD5
-        user_agent_extra="orchestrator",
-    )
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    try:
-        core = botocore.session.Session()
-        core.register_component("data_loader", _descriptions.setdefault("reader", core.get_component("data_loader")))
-        session = boto3.session.Session(botocore_session=core)
-        return session.client("s3", config=config, region_name=region or session.region_name or "us-east-1")
-    except (BotoCoreError, ValueError) as error:
-        raise StoreError(f"S3 cannot be used: {error}", next_step="check AWS_PROFILE and AWS_ENDPOINT_URL") from None

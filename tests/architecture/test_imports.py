@@ -12,7 +12,7 @@ HEAVY = (
     "ray",
     "torch",
     "numpy",
-    "boto3",
+    "botocore",
     "timm",
     "sklearn",
     "onnx",
@@ -64,7 +64,7 @@ except SystemExit as end:
     assert not end.code, end.code
 print("blobs opened:", sum("/blobs/" in path for path in opened))
 print("records opened:", sum(path.endswith("record.json") for path in opened))
-print("heavy:", *[name for name in ("ray", "torch", "numpy", "boto3") if name in sys.modules])
+print("heavy:", *[name for name in ("ray", "torch", "numpy", "botocore") if name in sys.modules])
 """
 
 

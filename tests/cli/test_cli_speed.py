@@ -9,7 +9,7 @@ import sys
 import pytest
 from cli_calls import Cli
 
-HEAVY = ("ray", "torch", "numpy", "boto3", "botocore", "rich", "onnx", "onnxruntime", "sklearn", "asyncio", "multiprocessing")
+HEAVY = ("ray", "torch", "numpy", "botocore", "rich", "onnx", "onnxruntime", "sklearn", "asyncio", "multiprocessing")
 
 
 def modules_after(*arguments: str) -> set[str]:

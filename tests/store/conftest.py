@@ -10,6 +10,7 @@ import pytest
 from servers import BUCKET, NAMES, Server, environment, opened_store, started
 
 from orchestrator.store.base import Store
+from orchestrator.store.s3_client import S3Client
 
 
 @pytest.fixture(params=NAMES)
@@ -26,6 +27,20 @@ def moto(tmp_path: Path) -> Iterator[Server]:
     found = started("moto")
     with environment({**found.variables, "ORCHESTRATOR_CACHE": str(tmp_path / "cache")}):
         yield found
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of all requests that are sent from here on."""
+    sent = []
+    call = S3Client.call
+
+    def counted(self, operation, path="", **arguments):
+        sent.append(operation)
+        return call(self, operation, path, **arguments)
+
+    monkeypatch.setattr(S3Client, "call", counted)
+    return sent
 
 
 @pytest.fixture

@@ -34,20 +34,6 @@ def other_machine(place: str, tmp_path, monkeypatch) -> S3Store:
     return open_store(place)
 
 
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of all requests that are sent from here on."""
-    sent = []
-    call = S3Client.call
-
-    def counted(self, operation, path="", **arguments):
-        sent.append(operation)
-        return call(self, operation, path, **arguments)
-
-    monkeypatch.setattr(S3Client, "call", counted)
-    return sent
-
-
 def test_the_probe_finds_out_what_each_server_honours(server: Server, place: str) -> None:
     """A server that answers 200 and overwrites would let two machines make one artifact at once."""
     found = probe(open_store(place).client)
@@ -104,7 +90,7 @@ def test_a_write_whose_answer_was_lost_knows_itself_again(moto: Server, place: s
 
 def test_a_server_that_is_away_is_named_without_a_secret(place: str, tmp_path, monkeypatch) -> None:
     """The user reads where it was looked for; keys stay out of logs."""
-    monkeypatch.setattr("orchestrator.store.s3_client.MAX_ATTEMPTS", 1)
+    monkeypatch.setattr("orchestrator.store.s3_connect.MAX_ATTEMPTS", 1)
     variables = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "s3cr3t"}
     with environment({**variables, "ORCHESTRATOR_CACHE": str(tmp_path)}), pytest.raises(StoreError) as caught:
         open_store(place).read("key")

@@ -78,6 +78,7 @@ def test_a_plan_asks_for_its_nodes_side_by_side(moto: Server, place: str, tmp_pa
     file.write_text(text % ", ".join(map(str, range(40))))
     workspace = api.open_workspace(place)
     api.submit(api.plan(file, workspace=workspace), workspace=workspace, executor="inline")
+    monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "second"))  # where nothing of it has been seen
     at_once, most = [0], [0]
     lock, call = threading.Lock(), S3Client.call
 

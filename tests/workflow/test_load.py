@@ -632,7 +632,7 @@ def test_reading_and_checking_imports_neither_torch_nor_ray_nor_numpy():
         "check_workflow(load_text('version: 1\\nname: x\\nnodes:\\n"
         "  p: {stage: pretrain.classifier, params: {model: vit_micro, data: digits}}\\n"
         "  s: {stage: sparsify.lbc, params: {data: digits}, inputs: {model: p}}\\n', file='x'))\n"
-        "heavy = {'torch', 'ray', 'numpy', 'sklearn', 'timm', 'onnx', 'boto3'}\n"
+        "heavy = {'torch', 'ray', 'numpy', 'sklearn', 'timm', 'onnx', 'botocore'}\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & heavy))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

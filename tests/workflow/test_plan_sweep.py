@@ -545,7 +545,7 @@ def test_planning_a_sweep_imports_neither_torch_nor_ray_nor_optuna():
         "workspace = api.open_workspace('/nowhere')\n"
         "plan = api.plan_checked(checked, workspace=workspace)\n"
         "plan_lines(plan, workspace.artifacts, place='', style=Style(), width=None)\n"
-        "heavy = {'torch', 'ray', 'numpy', 'optuna', 'pyarrow', 'sklearn', 'timm', 'onnx', 'boto3'}\n"
+        "heavy = {'torch', 'ray', 'numpy', 'optuna', 'pyarrow', 'sklearn', 'timm', 'onnx', 'botocore'}\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & heavy))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
