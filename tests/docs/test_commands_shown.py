@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is one that exists, with these flags; and the first page's really run, in order."""
+"""Every command that the documentation and the heads of workflows show is one that exists, with these flags."""
 
 from __future__ import annotations
 
