@@ -21,6 +21,7 @@ orchestrator = LazyGroup(
         "logs": Verb(f"{_HERE}.logs:logs", "Show what the stages of a run printed."),
         "events": Verb(f"{_HERE}.waiting:events", "Show all events of a run, as JSON Lines."),
         "why": Verb(f"{_HERE}.why:why", "Show why a node of a run was run, or was a hit."),
+        "graph": Verb(f"{_HERE}.graph:graph", "Draw a workflow file or a run: text, SVG, DOT, Mermaid."),
         "cancel": Verb(f"{_HERE}.runs:cancel", "Ask a run to save and stop."),
         "ls": Verb(f"{_HERE}.runs:list_runs", "List runs, newest first."),
         "show": Verb(f"{_HERE}.show:show", "Show a run or an artifact in full."),
