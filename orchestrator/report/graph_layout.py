@@ -12,6 +12,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 NUM_SWEEPS = 6
+EDGE_WIDTH = 0.25
+"""The room of an edge where it passes a layer, in widths of a node."""
+
 _Stop = Hashable  # a node's name, or (parent, child, layer) where an edge passes through a layer
 
 
@@ -146,32 +149,42 @@ def _crossings(rows: Sequence[Sequence[_Stop]], below: Mapping[_Stop, list[_Stop
 def _spread(
     rows: Sequence[Sequence[_Stop]], above: Mapping[_Stop, list[_Stop]], below: Mapping[_Stop, list[_Stop]]
 ) -> dict[_Stop, float]:
-    """Across each layer: near the mean of its neighbours, at least 1 apart, the order kept."""
-    across = {stop: float(index) for row in rows for index, stop in enumerate(row)}
+    """Across each layer: near the mean of its neighbours, apart by their widths, the order kept."""
+    offsets = [_offsets(row) for row in rows]
+    across = {stop: offset for row, places in zip(rows, offsets, strict=True) for stop, offset in zip(row, places, strict=True)}
     for sweep in range(NUM_SWEEPS):
-        for row in rows if sweep % 2 == 0 else reversed(rows):
+        for layer in range(len(rows)) if sweep % 2 == 0 else reversed(range(len(rows))):
             wanted = []
-            for stop in row:
+            for stop in rows[layer]:
                 others = [*above.get(stop, ()), *below.get(stop, ())]
                 wanted.append(sum(across[other] for other in others) / len(others) if others else across[stop])
-            across.update(zip(row, _apart(wanted), strict=True))
+            across.update(zip(rows[layer], _apart(wanted, offsets[layer]), strict=True))
     left = min(across.values(), default=0.0)
     return {stop: value - left for stop, value in across.items()}
 
 
-def _apart(wanted: Sequence[float]) -> list[float]:
-    """The places nearest to `wanted` in squares that rise by at least 1 (pool adjacent violators).
+def _offsets(row: Sequence[_Stop]) -> list[float]:
+    """Places of a row's stops side by side, the first at 0."""
+    widths = [1.0 if isinstance(stop, str) else EDGE_WIDTH for stop in row]
+    offsets = [0.0]
+    for left, right in pairwise(widths):
+        offsets.append(offsets[-1] + (left + right) / 2)
+    return offsets[: len(row)]
+
+
+def _apart(wanted: Sequence[float], offsets: Sequence[float]) -> list[float]:
+    """The places nearest to `wanted` in squares that are as far apart as `offsets` at least (pool adjacent violators).
 
     Example:
-        >>> _apart([0.0, 0.0, 5.0])
+        >>> _apart([0.0, 0.0, 5.0], [0.0, 1.0, 2.0])
         [-0.5, 0.5, 5.0]
     """
-    blocks: list[tuple[float, int]] = []  # mean of wanted - index, and how many
-    for index, value in enumerate(wanted):
-        mean, number = value - index, 1
+    blocks: list[tuple[float, int]] = []  # mean of wanted - offset, and how many
+    for value, offset in zip(wanted, offsets, strict=True):
+        mean, number = value - offset, 1
         while blocks and blocks[-1][0] > mean:
             before, count = blocks.pop()
             mean, number = (mean * number + before * count) / (number + count), number + count
         blocks.append((mean, number))
     means = [mean for mean, number in blocks for _ in range(number)]
-    return [mean + index for index, mean in enumerate(means)]
+    return [mean + offset for mean, offset in zip(means, offsets, strict=True)]

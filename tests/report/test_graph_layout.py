@@ -51,7 +51,7 @@ def test_a_crossing_that_can_be_avoided_is() -> None:
 def test_an_edge_past_a_layer_goes_around_the_nodes_in_it() -> None:
     layout = lay_out(["a", "b", "c"], [("a", "b"), ("b", "c"), ("a", "c")])
     (_, middle, _) = layout.routes["a", "c"]
-    assert abs(middle.across - layout.places["b"].across) >= 0.99
+    assert abs(middle.across - layout.places["b"].across) > 0.6
 
 
 def test_a_cycle_and_an_unknown_end_are_refused() -> None:
