@@ -138,6 +138,7 @@ def _document(plan: GcPlan, leftovers: Leftovers, result: GcResult | None) -> di
         "num_set_aside": len(plan.set_aside),
         "attempts": dict(leftovers.attempts),
         "checkpoints": dict(leftovers.checkpoints),
+        "mirrored_checkpoints": dict(leftovers.mirrored),
         "runs": list(leftovers.runs),
     }  # fmt: skip
     if result is not None:

@@ -73,7 +73,10 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one attempt. `error` is one sentence, `trace` the whole; metrics are those of the record."""
+    """What became of one attempt. `error` is one sentence, `trace` the whole; metrics are those of the record.
+
+    `resumed`: the step from which it went on, and where that state came from; empty where it began anew.
+    """
 
     ending: Ending
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -87,6 +90,7 @@ class Outcome:
     trace: str = ""
     host: str = ""
     process_id: int = 0
+    resumed: Mapping[str, Any] = field(default_factory=dict)
 
     def failure(self, *, attempt: int) -> dict[str, Any]:
         """What an event says of an attempt that came to nothing."""
@@ -97,7 +101,12 @@ class Outcome:
             "error_type": self.error_type,
             "trace": self.trace,
             "host": self.host,
+            **self.origin(),
         }
+
+    def origin(self) -> dict[str, Any]:
+        """What an event says of where the attempt went on from; nothing where it began anew."""
+        return {"resumed": dict(self.resumed)} if self.resumed else {}
 
     def to_json(self) -> str:
         """As text, for another process."""

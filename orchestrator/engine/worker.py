@@ -11,25 +11,27 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from orchestrator.engine.checkpoints import NodeCheckpoints
 from orchestrator.engine.provenance import environment_versions
 from orchestrator.engine.signals import StopNow
 from orchestrator.engine.work import Ending, InputRef, Outcome, Work
 from orchestrator.errors import IntegrityError, LeaseLost, StageFailed, StoreError
 from orchestrator.store.artifacts import Artifacts, Record, checkpoint_workspace, content_digest
 from orchestrator.store.base import Store
+from orchestrator.store.checkpoints import remove_mirrored
 from orchestrator.store.lease import Holder, Lease, Leases
 from orchestrator.store.ledger import Ledger, now_text
 from orchestrator.store.processes import is_left_by_dead_process, process_mark
 from orchestrator.workflow.drift import source_digest
 from orchestrator.workflow.identity import canonical_value
 from stages.catalog import find_stage, load_implementation
-from stages.contract import Artifact, Cancelled, Checkpoints, StageContext, StageResult, StageSpec, Throttle
+from stages.contract import Artifact, Cancelled, StageContext, StageResult, StageSpec, Throttle
 
 PROGRESS_INTERVAL_S = 0.25
 DURABLE_FROM_S = 1.0
@@ -102,19 +104,33 @@ class Worker:
         if spec is None:
             return Outcome(ending=Ending.FAILED, error=f"stage {work.stage} is not installed here", error_type="LookupError")
         inputs, digests = self._open_inputs(work)
-        with self._folder.fresh() as (output, scratch):
-            started = time.monotonic()
-            try:
-                with self.ledger.log_file(work.run, work.folder, work.attempt) as log, self.capture(log):
-                    metrics, measurements = _checked(self._call_stage(work, spec, lease, (output, scratch), inputs))
-            except (Cancelled, LeaseLost, StopNow):
-                raise
-            except BaseException as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
-                self.leases.confirm(lease)  # whoever took it over may have finished and removed the saved states
-                return _failure(Ending.FAILED, error)
-            record = self._publish(work, spec, lease, output, metrics, measurements, digests, time.monotonic() - started)
+        checkpoints = NodeCheckpoints(self.store, work.key, lease=lease, leases=self.leases)
+        is_unfinished = False
+        try:
+            with self._folder.fresh() as (output, scratch):
+                started = time.monotonic()
+                try:
+                    with self.ledger.log_file(work.run, work.folder, work.attempt) as log, self.capture(log):
+                        checkpoints.bring()
+                        metrics, measurements = _checked(
+                            self._call_stage(work, spec, lease, (output, scratch), inputs, checkpoints)
+                        )
+                except Cancelled:
+                    is_unfinished = True
+                    raise
+                except (LeaseLost, StopNow):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
+                    self.leases.confirm(lease)  # whoever took it over may have finished and removed the saved states
+                    is_unfinished = True
+                    return _failure(Ending.FAILED, error, resumed=checkpoints.resumed)
+                record = self._publish(work, spec, lease, output, metrics, measurements, digests, time.monotonic() - started)
+        finally:
+            checkpoints.close(send=is_unfinished)
         self.store.remove_workspace(checkpoint_workspace(work.key))
-        return _outcome(Ending.DONE, record)
+        with suppress(StoreError):  # published is published; what is left behind is swept
+            checkpoints.remove()
+        return replace(_outcome(Ending.DONE, record), resumed=checkpoints.resumed)
 
     def _open_inputs(self, work: Work) -> tuple[dict[str, Artifact | Sequence[Artifact]], dict[str, str]]:
         digests: dict[str, str] = {}
@@ -142,7 +158,13 @@ class Worker:
         return opened, digests
 
     def _call_stage(
-        self, work: Work, spec: StageSpec, lease: Lease, folders: tuple[Path, Path], inputs: Mapping[str, Any]
+        self,
+        work: Work,
+        spec: StageSpec,
+        lease: Lease,
+        folders: tuple[Path, Path],
+        inputs: Mapping[str, Any],
+        checkpoints: NodeCheckpoints,
     ) -> StageResult:
         throttle = Throttle(PROGRESS_INTERVAL_S)
 
@@ -165,7 +187,7 @@ class Worker:
                 seed=work.seed,
                 output=folders[0],
                 scratch=folders[1],
-                checkpoints=Checkpoints(self.store.workspace(checkpoint_workspace(work.key), make=False)),
+                checkpoints=checkpoints,
                 inputs=inputs,
                 num_threads=work.num_threads,
                 device="cuda" if work.use_gpu else "cpu",
@@ -218,6 +240,8 @@ def tidy(store: Store, leases: Leases, finished: Collection[str]) -> None:
         if key in finished and isinstance(leases.acquire(key), Lease):  # under the lease: nobody is working there
             store.remove_workspace(checkpoint_workspace(key))
             leases.release(key)
+    if store.shared_files() is not None:
+        remove_mirrored(store, leases, [key for key in store.list("checkpoints") if key in finished])
     leases.sweep()
     store.sweep()
 
@@ -280,13 +304,14 @@ def _outcome(ending: Ending, record: Record) -> Outcome:
     )
 
 
-def _failure(ending: Ending, error: BaseException) -> Outcome:
+def _failure(ending: Ending, error: BaseException, *, resumed: Mapping[str, Any] | None = None) -> Outcome:
     message = str(error) or type(error).__name__
     return Outcome(
         ending=ending,
         error=message,
         error_type=type(error).__name__,
         trace="".join(traceback.format_exception(error)),
+        resumed=resumed or {},
         host=_host(),
         process_id=os.getpid(),
     )

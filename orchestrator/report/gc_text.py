@@ -37,6 +37,9 @@ def gc_lines(plan: GcPlan, leftovers: Leftovers, *, style: Style, width: int | N
     if leftovers.checkpoints:
         states = f"saved states of {plural(len(leftovers.checkpoints), 'node')}"
         lines.append(f"       {states}, {format_bytes(sum(leftovers.checkpoints.values()))}")
+    if leftovers.mirrored:
+        states = f"saved states of {plural(len(leftovers.mirrored), 'node')} in the store"
+        lines.append(f"       {states}, {format_bytes(sum(leftovers.mirrored.values()))}")
     if leftovers.runs:
         lines.append(f"       logs and events of {plural(len(leftovers.runs), 'run')}: {', '.join(leftovers.runs[:6])}")
     kept = sorted(plan.kept.items(), key=lambda item: (_ORDER.index(item[0]) if item[0] in _ORDER else len(_ORDER), item[0]))

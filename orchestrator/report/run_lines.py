@@ -142,6 +142,10 @@ def _done_line(event: Event, label: str, style: Style) -> str:
     metrics = event.get("metrics", {})
     shown = [f"{_SHORT[name]} {_number(metrics[name])}" for name in _SHORT if metrics.get(name) is not None]
     parts = ["made by another node or run" if is_shared else format_seconds(event["seconds"]), *shown]
+    resumed = event.get("resumed", {})
+    if "step" in resumed:
+        where = f" (saved on {printable(resumed['host'])})" if resumed.get("from") == "store" else ""
+        parts.append(f"went on from step {resumed['step']}{where}")
     if event.get("size_bytes"):
         parts.append(format_bytes(event["size_bytes"]))
     return f"{style.word('SHARED' if is_shared else 'DONE')}  {label}  {', '.join(parts)}"

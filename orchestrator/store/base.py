@@ -36,6 +36,31 @@ class Blob:
     age_s: float
 
 
+@dataclass(frozen=True)
+class SharedFile:
+    """A file as `SharedFiles.list` tells it; `age_s` is the time since it was put, by the store's own clock."""
+
+    name: str
+    size_bytes: int
+    age_s: float
+
+
+class SharedFiles(Protocol):
+    """Files of any size by path, for unfinished work that another machine may go on with. Nothing here is conditional."""
+
+    def put(self, path: str, source: Path) -> None:
+        """Store a copy of a local file."""
+
+    def fetch(self, path: str, target: Path, digest: str) -> None:
+        """Fill a local file; FileNotFoundError if there is no such file, IntegrityError if it has another digest."""
+
+    def list(self, prefix: str) -> Iterator[SharedFile]:
+        """Every file below a folder-like prefix, however deep, in no order."""
+
+    def remove(self, prefix: str) -> None:
+        """Remove every file below a folder-like prefix."""
+
+
 class Store(Protocol):
     """Operations of a back end. `durable=False` may be used for what need not outlive the machine (leases, progress)."""
 
@@ -111,6 +136,9 @@ class Store(Protocol):
 
     def remove_workspace(self, name: str) -> None:
         """Remove a workspace and all in it; quiet if there is none."""
+
+    def shared_files(self) -> SharedFiles | None:
+        """Where saved states are copied for other machines; None where all of them see the workspaces themselves."""
 
     def sweep(self) -> None:
         """Remove what killed processes left half written."""

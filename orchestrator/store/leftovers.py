@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.store.artifacts import checkpoint_workspace
 from orchestrator.store.base import Store
+from orchestrator.store.checkpoints import mirrored_checkpoints, remove_mirrored
 from orchestrator.store.lease import Lease, Leases
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.processes import is_left_by_dead_process
@@ -17,19 +18,22 @@ from orchestrator.store.processes import is_left_by_dead_process
 
 @dataclass(frozen=True, kw_only=True)
 class Leftovers:
-    """What would go. `attempts` and `checkpoints` are workspaces of this machine, with their bytes."""
+    """What would go. `attempts` and `checkpoints` are workspaces of this machine, with their bytes; `mirrored` the saved
+    states that the store itself has, by key.
+    """
 
     attempts: dict[str, int] = field(default_factory=dict)
     checkpoints: dict[str, int] = field(default_factory=dict)
+    mirrored: dict[str, int] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
-        return sum(self.attempts.values()) + sum(self.checkpoints.values())
+        return sum(self.attempts.values()) + sum(self.checkpoints.values()) + sum(self.mirrored.values())
 
     @property
     def is_empty(self) -> bool:
-        return not (self.attempts or self.checkpoints or self.runs)
+        return not (self.attempts or self.checkpoints or self.mirrored or self.runs)
 
 
 def find_leftovers(
@@ -61,7 +65,13 @@ def find_leftovers(
         request.id for request in (Ledger(store).runs() if runs_before else ())
         if request.created < runs_before and request.id not in live_runs
     ]  # fmt: skip
+    mirrored = {
+        key: size_bytes
+        for key, (size_bytes, age_s) in mirrored_checkpoints(store).items()
+        if key in finished or (key not in needed and age_s > checkpoints_older_than_s)
+    }
     return Leftovers(
+        mirrored=mirrored,
         attempts={name: _size_bytes(store.workspace(name, make=False)) for name in attempts},
         checkpoints={name: _size_bytes(store.workspace(name, make=False)) for name in checkpoints},
         runs=tuple(runs),
@@ -79,6 +89,7 @@ def remove_leftovers(store: Store, found: Leftovers) -> None:
             if isinstance(leases.acquire(key), Lease):
                 store.remove_workspace(name)
                 leases.release(key)
+        remove_mirrored(store, leases, found.mirrored)
         leases.sweep()
     finally:
         leases.close()

@@ -187,6 +187,9 @@ class LocalStore:
     def remove_workspace(self, name: str) -> None:
         shutil.rmtree(os.path.join(self.root, "work", name), ignore_errors=True)
 
+    def shared_files(self) -> None:
+        return None
+
     def sweep(self) -> None:
         for name in self.list("work/objects"):
             if is_left_by_dead_process(name):

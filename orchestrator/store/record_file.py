@@ -87,7 +87,7 @@ def decode_record(data: bytes, *, stage: str, key: str) -> Record:
     _check_fields(content)
     if (content["stage"], content["key"]) != (stage, key):
         raise BadRecord(f"it is of {content['stage']} {content['key'][:12]!r}, and stands where another one should")
-    content["files"] = {name: _file_entry(name, entry) for name, entry in content["files"].items()}
+    content["files"] = {name: file_entry(name, entry) for name, entry in content["files"].items()}
     return Record(**content)
 
 
@@ -109,7 +109,8 @@ def _check_fields(content: Mapping[str, Any]) -> None:
         raise BadRecord("its attempt is no number")
 
 
-def _file_entry(name: str, entry: Any) -> FileEntry:
+def file_entry(name: str, entry: Any) -> FileEntry:
+    """A file as JSON has it, looked at before it is believed; raises BadRecord."""
     if SAFE_NAME.fullmatch(name) is None:
         raise BadRecord(f"its file {name!r} cannot be part of an artifact: the name could lead out of a folder")
     if not isinstance(entry, dict) or entry.keys() != {"digest", "size_bytes"}:

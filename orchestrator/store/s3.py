@@ -20,6 +20,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store.base import Blob, Entry
 from orchestrator.store.cache import RECORDS, BlobCache, cache_folder
 from orchestrator.store.s3_client import Place, Refused, S3Client
+from orchestrator.store.s3_files import S3Files
 from orchestrator.store.s3_log import Logs
 from orchestrator.store.s3_many import ManyObjects
 from orchestrator.store.s3_probe import Promises, remembered_promises
@@ -204,6 +205,9 @@ class S3Store:
 
     def remove_workspace(self, name: str) -> None:
         shutil.rmtree(self._work / name, ignore_errors=True)
+
+    def shared_files(self) -> S3Files:
+        return S3Files(self.client, width=self.width)
 
     def sweep(self) -> None:
         self._logs.rescue()
