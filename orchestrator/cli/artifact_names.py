@@ -9,7 +9,7 @@ from orchestrator.cli.shell import Shell
 
 
 @command("promote", example='orchestrator artifacts promote 9f31c2d0 vit-sparse --note "2:4"')
-@click.argument("key", metavar="KEY|NAME")
+@click.argument("key", metavar="KEY|NAME|RUN/NODE")
 @click.argument("name")
 @click.option("--note", metavar="TEXT", default="", help="Why, for whoever reads the list.")
 @pass_shell
@@ -71,7 +71,7 @@ def names(shell: Shell, name: str | None) -> int:
 
 
 @command("pin", example="orchestrator artifacts pin 9f31c2d0")
-@click.argument("key", metavar="KEY|NAME")
+@click.argument("key", metavar="KEY|NAME|RUN/NODE")
 @click.option("--note", metavar="TEXT", default="", help="Why, for whoever reads the list.")
 @pass_shell
 def pin(shell: Shell, key: str, note: str) -> int:
@@ -88,7 +88,7 @@ def pin(shell: Shell, key: str, note: str) -> int:
 
 
 @command("unpin", example="orchestrator artifacts unpin 9f31c2d0")
-@click.argument("key", metavar="KEY|NAME")
+@click.argument("key", metavar="KEY|NAME|RUN/NODE")
 @pass_shell
 def unpin(shell: Shell, key: str) -> int:
     """Let gc have a pinned artifact again; its names stay and keep it."""

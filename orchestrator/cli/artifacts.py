@@ -69,7 +69,7 @@ def list_artifacts(shell: Shell, stage: str | None, limit: int) -> int:
 
 
 @command("get", example="orchestrator artifacts get vit-sparse@3 ./out")
-@click.argument("key", metavar="KEY|NAME")
+@click.argument("key", metavar="KEY|NAME|RUN/NODE")
 @click.argument("folder", metavar="[DEST]", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite files that are there already.")
 @pass_shell

@@ -73,10 +73,12 @@ def _number(trial: str) -> int:
 
 
 def record_of_key(workspace: Workspace, prefix: str) -> Record:
-    """The finished artifact that has this name ("vit-sparse", "vit-sparse@3"), or whose key begins so.
+    """The finished artifact that has this name ("vit-sparse", "vit-sparse@3"), whose key begins so, or "RUN/NODE".
 
     UsageError if there is none or more than one.
     """
+    if "/" in prefix:
+        return artifact_named(workspace, prefix)[0]
     mark = Names(workspace.store).find(prefix)
     if mark is not None:
         record = workspace.artifacts.find(mark.stage, mark.key)
@@ -106,6 +108,8 @@ def record_of_key(workspace: Workspace, prefix: str) -> Record:
 
 def is_run(workspace: Workspace, name: str) -> bool:
     """Whether `name` means a run; UsageError where it begins both a run's id and an artifact's key."""
+    if "/" in name:
+        return False
     if name.startswith("@"):
         return True
     if Names(workspace.store).find(name) is not None:

@@ -9,7 +9,7 @@ from orchestrator.cli.shell import Shell
 
 
 @command("show", example="orchestrator show 9f31c2d0")
-@click.argument("name", metavar="RUN|KEY|NAME")
+@click.argument("name", metavar="RUN|KEY|NAME|RUN/NODE")
 @pass_shell
 def show(shell: Shell, name: str) -> int:
     """Show a run or an artifact: by id, key or the beginning of one, or by name."""

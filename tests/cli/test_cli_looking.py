@@ -68,6 +68,15 @@ def test_show_of_a_key_tells_all_that_made_it(cli: Cli, finished: str) -> None:
     assert "executor  inline" in cli("show", finished).out
 
 
+def test_a_node_of_a_run_can_be_named_wherever_a_key_can(cli: Cli, finished: str) -> None:
+    assert "made by stage probe.echo as node last" in cli("show", "@last/last").out
+    assert "made by stage probe.echo as node last" in cli("show", f"{finished[:5]}/last").out
+    assert cli("artifacts", "get", "@last/last", "out").code == 0
+    assert Path("out/value.json").exists()
+    answer = cli("show", "@last/lats")
+    assert (answer.code, 'did you mean "last"?' in answer.err) == (2, True)
+
+
 def test_a_prefix_of_several_keys_is_refused_with_the_keys(cli: Cli) -> None:
     values = ", ".join(map(str, range(40)))
     Path("many.yaml").write_text(
