@@ -149,15 +149,34 @@ def submit(
     executor of one's own. `dashboard` starts Ray's with it, on loopback. `origin` says what the plan was made from where that
     is not the file as it is: `{"continues": RUN}` (see `plan_recorded`), `{"plan_file": PATH}`.
     """
-    watcher = watcher or Watcher()
-    ledger = workspace.ledger
     leases = Leases(workspace.store, run="")
+    options = options or RunOptions()
+    request = _request(plan, executor, options, tags or {}, origin or {})
+    try:
+        return _submit(plan, workspace, leases, executor, options, watcher or Watcher(), request, dashboard=dashboard)
+    finally:
+        with suppress(StoreError):  # without a beat they do not look alive for long
+            leases.close()
+
+
+def _submit(
+    plan: Plan,
+    workspace: Workspace,
+    leases: Leases,
+    executor: ExecutorName | Callable[[str], Executor],
+    options: RunOptions,
+    watcher: Watcher,
+    request: Mapping[str, Any],
+    *,
+    dashboard: bool,
+) -> RunResult:
+    ledger = workspace.ledger
 
     def claim(run: str) -> None:
         leases.run = run
         leases.acquire(f"run-{run}")
 
-    run = ledger.begin(_request(plan, executor, options or RunOptions(), tags or {}, origin or {}), claim=claim)
+    run = ledger.begin(request, claim=claim)
     status = read_run_status(workspace.store, run)
     status.state = "running"
     watcher.started(status)
@@ -193,7 +212,7 @@ def submit(
                 emit=emit,
                 tick=lambda: watcher.tick(status),
                 is_cancel_asked=lambda: stop.asked or ledger.is_cancel_asked(run),
-                options=options or RunOptions(),
+                options=options,
                 provenance=provenance,
                 guide=guide,
             )
@@ -212,8 +231,10 @@ def submit(
             if chosen is not None:
                 chosen.close()
         finally:
-            emit([{"type": "run_finished", "state": state.value, "seconds": time.monotonic() - started_s, "error": error}])
-            _tidy(workspace.store, leases, status)
+            try:
+                emit([{"type": "run_finished", "state": state.value, "seconds": time.monotonic() - started_s, "error": error}])
+            finally:
+                _tidy(workspace.store, leases, status)
     unmet = _unmet(guide.results) if guide is not None and state is State.DONE else {}
     return RunResult(run=run, state=state, status=status, signal_number=stop.signal_number, unmet=unmet)
 
@@ -274,13 +295,12 @@ def cancel(run: str, *, workspace: Workspace, wait_s: float = 60.0) -> RunStatus
 
 
 def _tidy(store: Store, leases: Leases, status: RunStatus) -> None:
-    """Remove what killed processes left, and give the run's lease back."""
+    """Remove what killed processes left."""
     from orchestrator.engine.worker import tidy
 
     finished = {node.key for node in status.nodes.values() if node.state in ("hit", "done")}
     with suppress(StoreError):  # the run has ended as it has; the next one tidies up
         tidy(store, leases, finished)
-        leases.close()
 
 
 def _executor(

@@ -83,6 +83,7 @@ def gc(
         finished=plan.kept_keys,
         needed=plan.needed_keys,
         checkpoints_older_than_s=max(days or KEEP_DAYS, 1) * _DAY_S,
+        uploads_older_than_s=grace_s,
         runs_before=_ago(runs_s) if runs_s is not None else "",
         live_runs=running,
     )
@@ -140,6 +141,7 @@ def _document(plan: GcPlan, leftovers: Leftovers, result: GcResult | None) -> di
         "checkpoints": dict(leftovers.checkpoints),
         "mirrored_checkpoints": dict(leftovers.mirrored),
         "runs": list(leftovers.runs),
+        "num_unfinished_uploads": len(leftovers.uploads),
     }  # fmt: skip
     if result is not None:
         document["removed"] = {

@@ -76,7 +76,8 @@ class Worker:
                 return _outcome(Ending.SHARED, standing) if standing is not None else self._make(work, lease)
             finally:
                 self.store.release_blobs()
-                self.leases.release(work.key)
+                with suppress(StoreError):  # what was published counts; without a beat the lease does not stand for long
+                    self.leases.release(work.key)
         except Cancelled:
             return Outcome(ending=Ending.CANCELLED, error="the stage stopped as if asked to", error_type="Cancelled")
         except IntegrityError as error:

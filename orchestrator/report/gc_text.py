@@ -40,6 +40,8 @@ def gc_lines(plan: GcPlan, leftovers: Leftovers, *, style: Style, width: int | N
     if leftovers.mirrored:
         states = f"saved states of {plural(len(leftovers.mirrored), 'node')} in the store"
         lines.append(f"       {states}, {format_bytes(sum(leftovers.mirrored.values()))}")
+    if leftovers.uploads:
+        lines.append(f"       parts of {plural(len(leftovers.uploads), 'unfinished upload')}")
     if leftovers.runs:
         lines.append(f"       logs and events of {plural(len(leftovers.runs), 'run')}: {', '.join(leftovers.runs[:6])}")
     kept = sorted(plan.kept.items(), key=lambda item: (_ORDER.index(item[0]) if item[0] in _ORDER else len(_ORDER), item[0]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,10 +21,14 @@ STORE_VARIABLE = "ORCHESTRATOR_STORE"
 
 @dataclass(frozen=True)
 class Entry:
-    """A small object and the version that a conditional change must name (a content digest here, an ETag on S3)."""
+    """A small object and the version that a conditional change must name (a content digest here, an ETag on S3).
+
+    `age_s` is the time since it was written, by the clock of the server alone; 0.0 where there is no server.
+    """
 
     data: bytes
     version: str
+    age_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,15 @@ class SharedFiles(Protocol):
 
     def remove(self, prefix: str) -> None:
         """Remove every file below a folder-like prefix."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A blob that was begun and not finished, of which no listing tells; `age_s` by the store's own clock."""
+
+    path: str
+    id: str
+    age_s: float
 
 
 class Store(Protocol):
@@ -118,6 +131,12 @@ class Store(Protocol):
 
     def remove_blob(self, digest: str) -> None:
         """Remove a blob that was found damaged or that nothing names any more; quiet if there is none."""
+
+    def uploads(self) -> Iterator[Upload]:
+        """Unfinished uploads of any process and machine, of which some may be going on."""
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Remove the parts of an unfinished upload; quiet if there is none."""
 
     def blob_path(self, digest: str) -> Path:
         """A local, read-only file with the blob's content (not verified); raises FileNotFoundError.

@@ -88,6 +88,11 @@ class Claims:
                 self.store.delete(path, version=entry.version)
         return found
 
+    def is_used(self, digest: str, *, within_s: float) -> bool:
+        """Whether the blob was claimed in the last `within_s` seconds; asks for its claim, so that no listing can hide it."""
+        entry = self.store.read(f"{_USED}/{digest}")
+        return entry is not None and _age_s(entry.data) < within_s
+
     def _is_condemned(self, digest: str, key: str) -> bool:
         entry = self.store.read(_CONDEMNED)
         if entry is None:

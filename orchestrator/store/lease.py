@@ -2,9 +2,9 @@
 
 A lease is a small object: who holds it, and a beat that the holder keeps raising. Whoever wants it takes it over when the
 holder is a dead process of this very machine, or when the beat has not moved for `TTL_S` seconds *of the observer's own
-clock*: clocks of two machines are never compared. Each change names the version it replaces, so two observers cannot both
-win, and a holder that was taken over finds out at its next beat and stops. Publication does not rest on this: a record is
-created by its first writer only, whoever that is.
+clock*, or of the server's where there is one: clocks of two machines are never compared. Each change names the version it
+replaces, so two observers cannot both win, and a holder that was taken over finds out at its next beat and stops. Publication
+does not rest on this: a record is created by its first writer only, whoever that is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from orchestrator.errors import LeaseLost
+from orchestrator.errors import LeaseLost, StoreError
 from orchestrator.store.base import Entry, Store
 from orchestrator.store.processes import host_identity, process_is_alive, process_started
 
@@ -77,6 +77,7 @@ class Leases:
         self.clock = clock
         self.on_beat = on_beat
         self._held: dict[str, Lease] = {}
+        self._unanswered: set[str] = set()  # tokens of requests whose answer was lost: any of them may hold its lease
         self._seen: dict[str, tuple[str, float]] = {}
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,6 +86,7 @@ class Leases:
         """The lease, or its present holder. `stale_version`: a version that an observer has seen stand still too long."""
         path = f"leases/{name}"
         mine = Holder(uuid.uuid4().hex, host_identity(), os.getpid(), _own_start(os.getpid()), self.run)
+        self._unanswered.add(mine.token)
         data = _encode(mine)
         version = self.store.create(path, data, durable=False)
         while version is None:
@@ -94,10 +96,15 @@ class Leases:
                 continue
             holder = decode_holder(entry)
             if holder is not None and not (
-                holder.is_dead_here() or entry.version == stale_version or self._stood_still(name, entry)
+                holder.token in self._unanswered
+                or holder.is_dead_here()
+                or entry.version == stale_version
+                or self._stood_still(name, entry)
             ):
+                self._unanswered.discard(mine.token)
                 return holder
             version = self.store.replace(path, data, version=entry.version, durable=False)
+        self._unanswered.discard(mine.token)
         lease = Lease(path, mine, version, beaten_at=self.clock())
         self._held[name] = lease
         self._beat_in_background()
@@ -144,7 +151,10 @@ class Leases:
         lease = self._held.pop(name, None)
         if lease is not None:
             with lease.lock:
-                self.store.delete(lease.path, version=lease.version)
+                self._unanswered.add(lease.holder.token)
+                while not self.store.delete(lease.path, version=lease.version) and self._still_mine(lease):
+                    pass
+                self._unanswered.discard(lease.holder.token)
 
     def beat(self) -> None:
         """Raise the beat of every lease held; marks those that were taken over as lost."""
@@ -154,10 +164,10 @@ class Leases:
                     continue
                 raised = Holder(**{**vars(lease.holder), "beat": lease.holder.beat + 1})
                 version = self.store.replace(lease.path, _encode(raised), version=lease.version, durable=False)
-                if version is None:
-                    lease.lost = True
-                else:
+                if version is not None:
                     lease.holder, lease.version, lease.beaten_at = raised, version, self.clock()
+                elif not self._still_mine(lease):
+                    lease.lost = True
 
     def sweep(self) -> None:
         """Remove the leases that dead processes of this machine have left."""
@@ -168,12 +178,29 @@ class Leases:
                 self.store.delete(f"leases/{name}", version=entry.version)
 
     def close(self) -> None:
-        """Return all leases and stop beating."""
-        for name in list(self._held):
-            self.release(name)
+        """Stop beating, and return all leases. StoreError where that cannot be done: they are taken over in time."""
         self._wake.set()
+        problem: StoreError | None = None
+        for name in list(self._held):
+            try:
+                self.release(name)
+            except StoreError as error:
+                problem = error
+        if problem is not None:
+            raise problem
+
+    def _still_mine(self, lease: Lease) -> bool:
+        """Whether the lease has moved on by a request of ours whose answer was lost; takes the version that it has now."""
+        entry = self.store.read(lease.path)
+        holder = decode_holder(entry) if entry is not None else None
+        if entry is None or holder is None or holder.token != lease.holder.token:
+            return False
+        lease.holder, lease.version = holder, entry.version
+        return True
 
     def _stood_still(self, name: str, entry: Entry) -> bool:
+        if entry.age_s > TTL_S:
+            return True
         version, since = self._seen.get(name, ("", 0.0))
         if version != entry.version:
             self._seen[name] = (entry.version, self.clock())

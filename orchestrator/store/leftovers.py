@@ -9,23 +9,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.store.artifacts import checkpoint_workspace
-from orchestrator.store.base import Store
+from orchestrator.store.base import Store, Upload
 from orchestrator.store.checkpoints import mirrored_checkpoints, remove_mirrored
 from orchestrator.store.lease import Lease, Leases
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.processes import is_left_by_dead_process
 
+DAY_S = 86_400.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Leftovers:
     """What would go. `attempts` and `checkpoints` are workspaces of this machine, with their bytes; `mirrored` the saved
-    states that the store itself has, by key.
+    states that the store itself has, by key; `uploads` are of any machine.
     """
 
     attempts: dict[str, int] = field(default_factory=dict)
     checkpoints: dict[str, int] = field(default_factory=dict)
     mirrored: dict[str, int] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
+    uploads: tuple[Upload, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -33,7 +36,7 @@ class Leftovers:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.attempts or self.checkpoints or self.mirrored or self.runs)
+        return not (self.attempts or self.checkpoints or self.mirrored or self.runs or self.uploads)
 
 
 def find_leftovers(
@@ -42,6 +45,7 @@ def find_leftovers(
     finished: Collection[str],
     needed: Collection[str],
     checkpoints_older_than_s: float,
+    uploads_older_than_s: float = DAY_S,
     runs_before: str = "",
     live_runs: Collection[str] = (),
 ) -> Leftovers:
@@ -52,6 +56,7 @@ def find_leftovers(
         finished: keys of finished artifacts, whose saved states nobody needs.
         needed: further keys whose saved states stay however old they are.
         checkpoints_older_than_s: age from which other saved states go.
+        uploads_older_than_s: age from which unfinished uploads go; none should take so long.
         runs_before: runs that began before this time (ISO 8601, UTC) go; empty: none.
         live_runs: which of them are going on.
     """
@@ -75,6 +80,7 @@ def find_leftovers(
         attempts={name: _size_bytes(store.workspace(name, make=False)) for name in attempts},
         checkpoints={name: _size_bytes(store.workspace(name, make=False)) for name in checkpoints},
         runs=tuple(runs),
+        uploads=tuple(upload for upload in store.uploads() if upload.age_s >= uploads_older_than_s),
     )
 
 
@@ -93,6 +99,8 @@ def remove_leftovers(store: Store, found: Leftovers) -> None:
         leases.sweep()
     finally:
         leases.close()
+    for upload in found.uploads:
+        store.abort_upload(upload)
     for run in found.runs:
         _remove_run(store, run)
     store.sweep()

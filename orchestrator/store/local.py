@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import IntegrityError, StoreError
-from orchestrator.store.base import Blob, Entry
+from orchestrator.store.base import Blob, Entry, Upload
 from orchestrator.store.blobs import digest_bytes, verify_file
 from orchestrator.store.processes import is_left_by_dead_process, process_mark
 
@@ -98,7 +98,12 @@ class LocalStore:
         with self._explained():
             descriptor = _open_for_writing(target, os.O_APPEND)
             try:
-                _write_all(descriptor, data)
+                end = os.fstat(descriptor).st_size
+                try:
+                    _write_all(descriptor, data)
+                except OSError:
+                    os.ftruncate(descriptor, end)  # half a line would take the next one with it
+                    raise
             finally:
                 os.close(descriptor)
 
@@ -165,6 +170,12 @@ class LocalStore:
     def remove_blob(self, digest: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self._blob(digest))
+
+    def uploads(self) -> Iterator[Upload]:
+        return iter(())  # a blob is moved here in one step
+
+    def abort_upload(self, upload: Upload) -> None:
+        pass
 
     def blob_path(self, digest: str) -> Path:
         path = self._blob(digest)

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from orchestrator.errors import StoreError
-from orchestrator.store.base import Blob, Entry
+from orchestrator.store.base import Blob, Entry, Upload
 from orchestrator.store.cache import RECORDS, BlobCache, cache_folder
 from orchestrator.store.s3_client import Place, Refused, S3Client
 from orchestrator.store.s3_files import S3Files
@@ -73,7 +73,7 @@ class S3Store:
 
     def read(self, path: str) -> Entry | None:
         found = self.client.get(path)
-        return None if found is None or _is_removed(found[0]) else Entry(*found)
+        return None if found is None or _is_removed(found.data) else found
 
     def read_many(self, paths: Iterable[str]) -> dict[str, Entry]:
         return self._many.read_many(paths)
@@ -94,7 +94,7 @@ class S3Store:
         try:
             return self.client.put(path, data, if_absent=True)
         except Refused:
-            return None if self.promises.deletes_by_version else self._put_over_removed(path, data)
+            return self._put_over_removed(path, data)
 
     def _replace(self, path: str, data: bytes, version: str) -> str | None:
         if self._locks_itself():
@@ -167,6 +167,13 @@ class S3Store:
     def remove_blob(self, digest: str) -> None:
         self.cache.drop(digest)
         self.client.delete(_blob(digest))
+
+    def uploads(self) -> Iterator[Upload]:
+        yield from self.client.uploads()
+
+    def abort_upload(self, upload: Upload) -> None:
+        with suppress(KeyError):
+            self.client.call("abort_multipart_upload", upload.path, UploadId=upload.id)
 
     def blob_path(self, digest: str) -> Path:
         from orchestrator.store.s3_transfer import download
@@ -249,12 +256,15 @@ class S3Store:
         return entry is not None and entry.version == version
 
     def _put_over_removed(self, path: str, data: bytes) -> str | None:
-        """On servers that cannot delete by version, what was removed is a mark that says so, and may be written over."""
+        """What was removed may be a mark that says so, and may be written over.
+
+        It is on servers that cannot delete by version; and on others, from a process whose probe was disturbed.
+        """
         found = self.client.get(path)
-        if found is None or not _is_removed(found[0]):
+        if found is None or not _is_removed(found.data):
             return None
         try:
-            return self.client.put(path, data, if_version=found[1])
+            return self.client.put(path, data, if_version=found.version)
         except Refused:
             return None
 

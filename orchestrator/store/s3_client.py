@@ -13,16 +13,20 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from orchestrator.errors import StoreError, UsageError
+from orchestrator.store.base import Entry, Upload
 from orchestrator.store.s3_connect import MAX_ATTEMPTS, connect
 
 _CONFLICT_TRIES = 8
-_ABSENT = ("404", "NoSuchKey", "NotFound")
+_ABSENT = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
 _REFUSED = ("412", "PreconditionFailed")
 _CONFLICT = ("409", "ConditionalRequestConflict", "OperationAborted")
+_OVERLOADED = ("SlowDown", "RequestTimeout", "RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequests")
+_NOT_IMPLEMENTED = "501"
 _WRITER = "writer"
 
 Answer = dict[str, Any]
@@ -62,7 +66,10 @@ class Conflict(StoreError):
 
 
 class Away(StoreError):
-    """The server cannot be reached, or went silent, and botocore has tried often enough."""
+    """The server cannot be reached, went silent or is overloaded, and botocore has tried often enough.
+
+    Whether the last request took effect is not known.
+    """
 
 
 class Broken(Away):
@@ -128,13 +135,13 @@ class S3Client:
         """A version as a condition names it."""
         return f'"{version}"' if self.quotes_versions else version
 
-    def get(self, path: str) -> tuple[bytes, str] | None:
-        """Content and version."""
+    def get(self, path: str) -> Entry | None:
+        """Content, version and age."""
 
-        def read() -> tuple[bytes, str]:
+        def read() -> Entry:
             answer = self.call("get_object", path)
             with self.explained(path, is_body=True):
-                return answer["Body"].read(), version_of(answer)
+                return Entry(answer["Body"].read(), version_of(answer), (_now(answer) - answer["LastModified"]).total_seconds())
 
         try:
             return retried(read)
@@ -186,7 +193,7 @@ class S3Client:
         length = len(arguments["Prefix"])
         while True:
             page = self.call("list_objects_v2", **arguments)
-            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            now = _now(page)
             folders = [Listed(folder["Prefix"][length:].rstrip("/"), -1) for folder in page.get("CommonPrefixes", ())]
             objects = [
                 Listed(found["Key"][length:], found["Size"], (now - found["LastModified"]).total_seconds(), version_of(found))
@@ -197,6 +204,24 @@ class S3Client:
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    def uploads(self) -> Iterator[Upload]:
+        """Multipart uploads to this place that were begun and not finished; none where this may not be or cannot be asked."""
+        arguments: Answer = {"Prefix": self.place.prefix}
+        while True:
+            try:
+                page = self.call("list_multipart_uploads", **arguments)
+            except (StoreError, KeyError) as error:
+                if isinstance(error, Away):
+                    raise
+                return
+            now = _now(page)
+            for found in page.get("Uploads", ()):
+                path = found["Key"][len(self.place.prefix) :]
+                yield Upload(path, found["UploadId"], (now - found["Initiated"]).total_seconds())
+            if not page.get("IsTruncated"):
+                return
+            arguments |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     @contextmanager
     def explained(self, path: str = "", *, is_body: bool = False) -> Iterator[None]:
@@ -216,8 +241,10 @@ class S3Client:
             if code in _CONFLICT:
                 raise Conflict(f"{place}: others change it at this very moment", next_step="run the command again") from None
             words = error.response.get("Error", {}).get("Message", "") or "no words"
-            raise StoreError(
-                f"{place}: the server answered {code or status}: {words}", next_step=_ADVICE.get(code, "")
+            is_away = code in _OVERLOADED or (status.startswith("5") and status != _NOT_IMPLEMENTED)
+            raise (Away if is_away else StoreError)(
+                f"{place}: the server answered {code or status}: {words}",
+                next_step="run the command again in a while: it goes on where it stopped" if is_away else _ADVICE.get(code, ""),
             ) from None
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound) as error:
             raise StoreError(f"{place}: {error}", next_step="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret") from None
@@ -244,6 +271,11 @@ _ADVICE: Mapping[str, str] = {
 def version_of(answer: Mapping[str, Any]) -> str:
     """The ETag without its quotes; a name for a state of the object, never a digest of its content."""
     return str(answer["ETag"]).strip('"')
+
+
+def _now(answer: Mapping[str, Any]) -> datetime:
+    """The time of the answer, by the server's clock."""
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
 
 def retried(action: Callable[[], T], *, tries: int = MAX_ATTEMPTS) -> T:

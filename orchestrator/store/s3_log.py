@@ -32,6 +32,7 @@ FOLLOW_EVERY_S = 2.0
 CHUNK_BYTES = 256 * 1024
 MAX_UNSENT_BYTES = 4 * 2**20
 _DIGITS = 16
+_PAUSE_S = 0.02
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Logs:
             if following is not None and int(following.name) <= offset:
                 continue
             found = self._client.get(f"{path}/{chunk.name}")
-            content = found[0] if found is not None else b""
+            content = found.data if found is not None else b""
             if following is not None:  # where preconditions are not honoured, two writers may have met
                 content = content[: int(following.name) - start]
             parts.append(content[max(0, offset - start) :])
@@ -187,6 +188,7 @@ class Logs:
                 else:
                     self._client.put(name, data)
             except Refused:
+                time.sleep(_PAUSE_S)  # a listing that lags behind would be asked for in a tight loop
                 self._find_end(path, tail)
                 continue
             tail.sent = data
@@ -197,7 +199,7 @@ class Logs:
         last = deque(self._chunks(path), maxlen=1)
         found = self._client.get(f"{path}/{last[0].name}") if last else None
         tail.start = int(last[0].name) if last else 0
-        tail.sent, tail.version = found if found is not None else (b"", "")
+        tail.sent, tail.version = (found.data, found.version) if found is not None else (b"", "")
 
     def _chunks(self, path: str) -> Iterator[Listed]:
         return (found for found in self._client.list(f"{path}/") if len(found.name) == _DIGITS and found.name.isdigit())

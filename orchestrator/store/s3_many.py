@@ -81,7 +81,7 @@ class ManyObjects:
         for path, found in listed.items():
             data = seen.find(path, found.version)
             if data is not None and len(data) == found.size_bytes:
-                yield path, Entry(data, found.version)
+                yield path, Entry(data, found.version, found.age_s)
             else:
                 absent.append(path)
         for path, entry in zip(absent, in_parallel(self._read, absent, width=self._width), strict=True):

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from orchestrator.errors import IntegrityError, StoreError
 from orchestrator.store.parallel import in_parallel
-from orchestrator.store.s3_client import Refused, S3Client, retried
+from orchestrator.store.s3_client import Broken, Refused, S3Client, retried
 
 PART_BYTES = 8 * 2**20
 NUM_THREADS = 8
@@ -46,11 +46,21 @@ def upload(client: S3Client, path: str, source: Path) -> None:
 
     try:
         parts = list(in_parallel(send, range(-(-size_bytes // part_bytes)), width=NUM_THREADS))
-        client.call("complete_multipart_upload", path, UploadId=upload_id, MultipartUpload={"Parts": parts})
+        _complete(client, path, upload_id, parts, size_bytes=size_bytes)
     except BaseException:
         with suppress(StoreError, KeyError):
             client.call("abort_multipart_upload", path, UploadId=upload_id)
         raise
+
+
+def _complete(client: S3Client, path: str, upload_id: str, parts: list[dict[str, Any]], *, size_bytes: int) -> None:
+    """Put the parts together. One whose answer was lost is sent again, and then the server knows no such upload any more."""
+    try:
+        client.call("complete_multipart_upload", path, UploadId=upload_id, MultipartUpload={"Parts": parts})
+    except (StoreError, KeyError):
+        found = client.head(path)
+        if found is None or found["ContentLength"] != size_bytes:
+            raise
 
 
 def download(client: S3Client, path: str, target: Path, digest: str) -> None:
@@ -106,11 +116,21 @@ def _fetch_range(client: S3Client, path: str, descriptor: int, start: int, end: 
                 chunk = body.read(min(_CHUNK_BYTES, end - place))
                 if not chunk:
                     break
-                os.pwrite(descriptor, chunk, place)
+                _write(descriptor, chunk, place)
                 place += len(chunk)
+        if place < min(end, size_bytes):
+            raise Broken(f"{client.place.url}/{path}: the answer was cut short")
         return size_bytes, answer["ETag"]
 
     return retried(read)
+
+
+def _write(descriptor: int, data: bytes, place: int) -> None:
+    """All of it: `os.pwrite` may write less than it was given (a disk that is almost full), without an error."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, place)
+        view, place = view[written:], place + written
 
 
 def _hash(hasher: Any, descriptor: int, start: int, end: int) -> None:
