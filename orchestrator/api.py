@@ -82,14 +82,29 @@ def open_workspace(store_url: str | None = None) -> Workspace:
     return Workspace(open_store(store_url))
 
 
-def load(file: str | Path, *, overrides: Sequence[str] = ()) -> CheckedWorkflow:
-    """Read and check a workflow file; raises WorkflowError with every problem in it."""
-    return check_workflow(load_workflow(Path(file), overrides=overrides))
+def load(file: str | Path, *, overrides: Sequence[str] = (), smoke: bool = False) -> CheckedWorkflow:
+    """Read and check a workflow file; raises WorkflowError with every problem in it.
+
+    `smoke` makes it tiny, to try it out (see `orchestrator.workflow.smoke`); `overrides` stand above that.
+    """
+    checked = check_workflow(load_workflow(Path(file), overrides=overrides))
+    if not smoke:
+        return checked
+    from orchestrator.workflow.smoke import smoke_overrides
+
+    return check_workflow(load_text(checked.loaded.text, file=str(file), overrides=[*smoke_overrides(checked), *overrides]))
 
 
-def plan(file: str | Path, *, workspace: Workspace, overrides: Sequence[str] = (), selection: Selection | None = None) -> Plan:
+def plan(
+    file: str | Path,
+    *,
+    workspace: Workspace,
+    overrides: Sequence[str] = (),
+    selection: Selection | None = None,
+    smoke: bool = False,
+) -> Plan:
     """The plan of a workflow file against the store. Reads only."""
-    return plan_checked(load(file, overrides=overrides), workspace=workspace, selection=selection)
+    return plan_checked(load(file, overrides=overrides, smoke=smoke), workspace=workspace, selection=selection)
 
 
 def plan_checked(checked: CheckedWorkflow, *, workspace: Workspace, selection: Selection | None = None) -> Plan:
@@ -147,7 +162,7 @@ def submit(
     Nothing is started where nothing is to do. SIGINT and SIGTERM ask the run to stop at its next safe points; what was
     finished stays, and submitting the same file again continues. `executor` may be a function from the run's id to an
     executor of one's own. `dashboard` starts Ray's with it, on loopback. `origin` says what the plan was made from where that
-    is not the file as it is: `{"continues": RUN}` (see `plan_recorded`), `{"plan_file": PATH}`.
+    is not the file as it is: `{"continues": RUN}` (see `plan_recorded`), `{"plan_file": PATH}`, `{"smoke": "true"}`.
     """
     leases = Leases(workspace.store, run="")
     options = options or RunOptions()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli.completing import complete_artifacts, complete_stages
 from orchestrator.cli.group import CONTEXT, LazyGroup, Verb, command, pass_shell
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import IntegrityError, UsageError
@@ -36,7 +37,7 @@ artifacts = LazyGroup(
 
 
 @command("ls", example="orchestrator artifacts ls --stage export.onnx")
-@click.option("--stage", metavar="NAME", help="Only artifacts of this stage.")
+@click.option("--stage", metavar="NAME", shell_complete=complete_stages, help="Only artifacts of this stage.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=40, show_default=True, help="How many at most.")
 @pass_shell
 def list_artifacts(shell: Shell, stage: str | None, limit: int) -> int:
@@ -69,7 +70,7 @@ def list_artifacts(shell: Shell, stage: str | None, limit: int) -> int:
 
 
 @command("get", example="orchestrator artifacts get vit-sparse@3 ./out")
-@click.argument("key", metavar="KEY|NAME|RUN/NODE")
+@click.argument("key", metavar="KEY|NAME|RUN/NODE", shell_complete=complete_artifacts)
 @click.argument("folder", metavar="[DEST]", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite files that are there already.")
 @pass_shell

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.cli.completing import complete_runs
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
 
 
 @command("best", example="orchestrator best @last --metric score.latency_ms_b1 --top 5")
-@click.argument("run", required=False, default="@last")
+@click.argument("run", required=False, default="@last", shell_complete=complete_runs)
 @click.option("--sweep", "sweep_name", metavar="NAME", help="Only this sweep.")
 @click.option("--metric", metavar="NODE.METRIC", help="Rank by this instead (also NODE.METRIC:minimize).")
 @click.option(

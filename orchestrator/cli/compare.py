@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.cli.completing import complete_artifacts
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
 
 
 @command("compare", example="orchestrator compare 9f31c2d0 4be01a77\norchestrator compare @last/base @last/search/best/tune")
-@click.argument("names", metavar="A B...", nargs=-1, required=True)
+@click.argument("names", metavar="A B...", nargs=-1, required=True, shell_complete=complete_artifacts)
 @pass_shell
 def compare(shell: Shell, names: tuple[str, ...]) -> int:
     """Compare artifacts: settings that differ, metrics with intervals, cost.

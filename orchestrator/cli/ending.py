@@ -42,7 +42,7 @@ def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, exit_code: 
     elif result.state is api.State.FAILED:
         shell.insist("   what was finished is kept; when the cause is mended, the same command goes on", f"   next: {again}")
     elif not result.unmet:
-        shell.say(*_next_commands(shell, plan, status, results, sweeps))
+        shell.say(*_next_commands(shell, status, results, sweeps))
 
 
 def tell_nothing_to_do(shell: Shell, plan: api.Plan, result: api.RunResult, *, exit_code: int) -> None:
@@ -146,14 +146,7 @@ def _end_document(
     }
 
 
-def _plan_words(plan: api.Plan) -> str:
-    loaded = plan.checked.loaded
-    return shlex.join(["plan", loaded.file, *(word for override in loaded.overrides for word in ("--set", override))])
-
-
-def _next_commands(
-    shell: Shell, plan: api.Plan, status: api.RunStatus, results: Sequence[Result], sweeps: Sequence[FoundSweep]
-) -> list[str]:
+def _next_commands(shell: Shell, status: api.RunStatus, results: Sequence[Result], sweeps: Sequence[FoundSweep]) -> list[str]:
     """Commands to copy; what each does is said where the terminal has room for it."""
     from stages.catalog import find_stage
 
@@ -170,7 +163,7 @@ def _next_commands(
         (f"logs {status.id}", "what its stages printed"),
         (f"show {key}", "one artifact: settings, metrics, files"),
         (f"artifacts get {files[:8]} ./out", "copy an artifact's files out"),
-        (f"{_plan_words(plan)} --why {last.node}", "why a node would run or not"),
+        (f"why {shlex.quote(f'{last.label}@{status.id}')}", "what set a node apart from what there was"),
     ]
     width = max(len(command) for command, _ in commands)
     lines = [f"   {shell.program} {command:<{width}}  {what}" for command, what in commands]

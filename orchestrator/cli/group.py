@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from orchestrator.cli.shell import Shell
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _FLAGS = {
     "store": "store_url",
@@ -27,7 +30,9 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
         setattr(shell, _FLAGS[parameter.name], value)
 
 
-def _global_options() -> list[click.Option]:
+def global_options() -> list[click.Option]:
+    """The flags that every command takes."""
+
     def option(*names: str, text: str, metavar: str | None = None) -> click.Option:
         is_flag = metavar is None
         return click.Option(
@@ -49,7 +54,7 @@ class _HasGlobalOptions(click.Command):
     example = ""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        return [*super().get_params(ctx), *_global_options()]
+        return [*super().get_params(ctx), *global_options()]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         known = set(_FLAGS)
@@ -108,6 +113,13 @@ class LazyGroup(_HasGlobalOptions, click.Group):
         module, _, name = verb.place.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands from the list, so that a TAB imports none of them; and the flags."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=verb.summary) for name, verb in self.verbs.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.verbs and not args[0].startswith("-"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from orchestrator.cli.completing import complete_nodes, complete_runs
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
 from orchestrator.report.run_status import NodeStatus, RunStatus
@@ -16,8 +17,8 @@ LOOK_EVERY_S = 0.4
 
 
 @command("logs", example="orchestrator logs @last lbc --tail 50")
-@click.argument("run")
-@click.argument("node", required=False)
+@click.argument("run", shell_complete=complete_runs)
+@click.argument("node", required=False, shell_complete=complete_nodes)
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the run ends.")
 @click.option("--attempt", metavar="N", type=click.IntRange(min=1), help="This attempt instead of the last.")
 @click.option("--tail", metavar="N", type=click.IntRange(min=0), help="Only the last N lines of each log.")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.cli.completing import complete_runs
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
 
 
 @command("pareto", example="orchestrator pareto @last --plot front.svg\norchestrator pareto k7m2/search p3x8 --csv -")
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_runs)
 @click.option("--csv", "csv_file", metavar="FILE", help='All measured trials as CSV, front first ("-": stdout).')
 @click.option("--plot", metavar="FILE", help="A picture: .png, .svg, or .html (one page).")
 @pass_shell

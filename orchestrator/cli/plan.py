@@ -34,6 +34,7 @@ def selecting(function: Function) -> Function:
         ),
         click.option("--from", "start", metavar="NODE", multiple=True, help="NODE and all below; the rest must be finished."),
         click.option("--until", metavar="NODE", multiple=True, help="Only NODE and what it needs."),
+        click.option("--smoke", is_flag=True, help="Try it out: tiny data, an epoch per node, two trials, no constraints."),
     )
     for option in reversed(options):
         function = option(function)
@@ -55,6 +56,7 @@ def plan(
     rerun: tuple[str, ...],
     start: tuple[str, ...],
     until: tuple[str, ...],
+    smoke: bool,
     why: str | None,
     run: str | None,
     out: str | None,
@@ -65,7 +67,7 @@ def plan(
     from orchestrator.report.plan_table import plan_document, plan_lines
 
     selection = api.Selection(rerun=rerun, until=until, start=start)
-    made = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection)
+    made = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection, smoke=smoke)
     artifacts = shell.workspace.artifacts
     if why is not None:
         from orchestrator.report.why import explained_nodes, why_documents, why_lines

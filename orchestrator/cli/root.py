@@ -11,6 +11,7 @@ orchestrator = LazyGroup(
     help="Compression of vision models as workflows: plan, run, measure, and never make the same artifact twice.",
     context_settings=CONTEXT,
     verbs={
+        "init": Verb(f"{_HERE}.init:init", "Write a commented workflow to start from."),
         "submit": Verb(f"{_HERE}.submit:submit", "Plan a workflow file, run what is missing, follow it."),
         "plan": Verb(f"{_HERE}.plan:plan", "Show what a workflow file would run, and why."),
         "validate": Verb(f"{_HERE}.plan:validate", "Check workflow files; show every problem at once."),
@@ -33,6 +34,8 @@ orchestrator = LazyGroup(
         "gc": Verb(f"{_HERE}.gc_command:gc", "Show what could be removed from the store; remove it."),
         "stages": Verb(f"{_HERE}.stages:stages", "List stages; show one with its parameters."),
         "doctor": Verb(f"{_HERE}.doctor:doctor", "Check this machine; say how to mend what is wrong."),
+        "config": Verb(f"{_HERE}.config:config", "Show the settings in force, and whence they come."),
+        "completion": Verb(f"{_HERE}.completion:completion", "Print what makes a shell complete commands and ids."),
         "version": Verb(f"{_HERE}.version:version", "Show versions."),
     },
     example="orchestrator plan workflows/digits.yaml\norchestrator submit workflows/digits.yaml",

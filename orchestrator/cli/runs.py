@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.cli.completing import complete_runs
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
 
@@ -32,7 +33,7 @@ def list_runs(shell: Shell, limit: int) -> int:
 
 
 @command("cancel", example="orchestrator cancel @last --grace 2m")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_runs)
 @click.option("--grace", metavar="DURATION", default="60s", show_default=True, help="How long to wait until it has stopped.")
 @pass_shell
 def cancel(shell: Shell, run: str, grace: str) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.cli.completing import complete_runs_and_artifacts
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
 
 
 @command("show", example="orchestrator show 9f31c2d0")
-@click.argument("name", metavar="RUN|KEY|NAME|RUN/NODE")
+@click.argument("name", metavar="RUN|KEY|NAME|RUN/NODE", shell_complete=complete_runs_and_artifacts)
 @pass_shell
 def show(shell: Shell, name: str) -> int:
     """Show a run or an artifact: by id, key or the beginning of one, or by name."""

@@ -6,6 +6,7 @@ import difflib
 
 import click
 
+from orchestrator.cli.completing import complete_stages
 from orchestrator.cli.group import CONTEXT, LazyGroup, Verb, command, pass_shell
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import UsageError
@@ -52,7 +53,7 @@ def list_stages(shell: Shell, kind: str | None) -> int:
 
 
 @command("show", example="orchestrator stages show sparsify.lbc")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_stages)
 @pass_shell
 def show_stage(shell: Shell, name: str) -> int:
     """Show a stage: inputs, output, metrics, every parameter, an example."""

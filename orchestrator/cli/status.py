@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.cli.completing import complete_runs
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
 
 
 @command("status", example="orchestrator status @last")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_runs)
 @click.option("--watch", is_flag=True, help="Follow the run until it ends.")
 @pass_shell
 def status(shell: Shell, run: str | None, watch: bool) -> int:

@@ -31,6 +31,7 @@ def submit(
     rerun: tuple[str, ...],
     start: tuple[str, ...],
     until: tuple[str, ...],
+    smoke: bool,
     executor: ExecutorChoice,
     dashboard: bool,
     keep_going: bool,
@@ -45,14 +46,15 @@ def submit(
     if dashboard and executor == "inline":
         raise UsageError("--dashboard is Ray's, and --executor inline runs without Ray", next_step="leave one of the two out")
     if is_plan_file(file):
-        if overrides or selection != api.Selection():
+        if overrides or smoke or selection != api.Selection():
             raise UsageError(
-                f"{file} is a saved plan, which runs unchanged; --set, --rerun, --from and --until go with the workflow file",
+                f"{file} is a saved plan, which runs unchanged; its flags go with the workflow file",
                 next_step=f"orchestrator submit {file}",
             )
         plan, origin = read_plan(file, shell.workspace), {"plan_file": file}
     else:
-        plan, origin = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection), {}
+        origin = {"smoke": "true"} if smoke else {}
+        plan = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection, smoke=smoke)
     return run_plan(shell, plan, executor=executor, keep_going=keep_going, tags=marks, origin=origin, dashboard=dashboard)
 
 

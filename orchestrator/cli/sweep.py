@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.cli.completing import complete_runs, complete_sweeps
 from orchestrator.cli.group import CONTEXT, LazyGroup, Verb, command, pass_shell
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import UsageError
@@ -21,8 +22,8 @@ sweep = LazyGroup(
 
 
 @command("show", example="orchestrator sweep show @last search --all")
-@click.argument("run", required=False, default="@last")
-@click.argument("name", metavar="[SWEEP]", required=False)
+@click.argument("run", required=False, default="@last", shell_complete=complete_runs)
+@click.argument("name", metavar="[SWEEP]", required=False, shell_complete=complete_sweeps)
 @click.option("--all", "shows_all", is_flag=True, help="Every trial, not only the leading 20.")
 @click.option("--csv", "csv_file", metavar="FILE", help='Every trial with all its metrics as CSV ("-": stdout).')
 @pass_shell
@@ -70,8 +71,8 @@ def show_sweep(shell: Shell, run: str, name: str | None, shows_all: bool, csv_fi
 
 
 @command("stop", example="orchestrator sweep stop @last search")
-@click.argument("run")
-@click.argument("name", metavar="[SWEEP]", required=False)
+@click.argument("run", shell_complete=complete_runs)
+@click.argument("name", metavar="[SWEEP]", required=False, shell_complete=complete_sweeps)
 @pass_shell
 def stop_sweep(shell: Shell, run: str, name: str | None) -> int:
     """Ask a search to propose no more trials; those that run end, and it settles.

@@ -30,6 +30,10 @@ class DataSource(BaseModel, ABC):
     def identity(self) -> str:
         """Name and version or content digest: two data sets with one identity give the same batches."""
 
+    def stand_in(self) -> dict[str, Any] | None:
+        """Settings of a few random images of the same shape, for trying a workflow out; None where there are none."""
+        return None
+
 
 class DigitsData(DataSource):
     """scikit-learn's 8x8 handwritten digits: 1347 images to train on, 450 to test on, stratified, 10 classes."""
@@ -39,6 +43,9 @@ class DigitsData(DataSource):
 
     def identity(self) -> str:
         return _with_split(DIGITS_IDENTITY, self)
+
+    def stand_in(self) -> dict[str, Any] | None:
+        return _few_images(self)
 
 
 class SyntheticData(DataSource):
@@ -58,6 +65,16 @@ class SyntheticData(DataSource):
     def identity(self) -> str:
         described = self.model_dump(exclude={"name", "evaluate_on"})
         return _with_split("synthetic:1:" + ",".join(f"{name}={value!r}" for name, value in sorted(described.items())), self)
+
+    def stand_in(self) -> dict[str, Any] | None:
+        shape = {"channels": self.channels, "height": self.height, "width": self.width, "num_classes": self.num_classes}
+        return _few_images(self, **shape)
+
+
+def _few_images(source: DataSource, **shape: int) -> dict[str, Any]:
+    """Synthetic images, enough for a handful of steps with batches of 32, also where a fifth of them is held out."""
+    few: dict[str, Any] = {"name": "synthetic", **shape, "num_train": 160, "num_test": 32}
+    return few if source.evaluate_on == "test" else {**few, "evaluate_on": source.evaluate_on}
 
 
 def _with_split(identity: str, source: DataSource) -> str:

@@ -1,0 +1,71 @@
+"""`config show`: what is in force in this call, and where each of it comes from. Secrets are never among it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.cli.group import CONTEXT, LazyGroup, Verb, command, pass_shell
+from orchestrator.cli.shell import Shell
+
+config = LazyGroup(
+    "config",
+    help="Show the settings in force, and where each comes from.",
+    context_settings=CONTEXT,
+    verbs={"show": Verb("orchestrator.cli.config:show_config", "Show the settings in force, and where each comes from.")},
+    example="orchestrator config show",
+)
+
+
+@command("show", example="orchestrator config show --store s3://lab/artifacts")
+@pass_shell
+def show_config(shell: Shell) -> int:
+    """Show the settings in force, and where each comes from: flag, variable, default.
+
+    There is no settings file: flags and variables are all there is.
+    """
+    from orchestrator.report.text import Column, format_table
+    from orchestrator.store.base import DEFAULT_STORE, STORE_VARIABLE
+    from orchestrator.store.cache import CACHE_VARIABLE, SIZE_VARIABLE, cache_folder
+
+    def source(variable: str, *, flag: str = "") -> str:
+        if flag:
+            return flag
+        return f"${variable}" if os.environ.get(variable) else "default"
+
+    def first(*variables: str) -> tuple[str, str]:
+        found = next((name for name in variables if os.environ.get(name)), "")
+        return os.environ.get(found, "") or "as the AWS client finds it", f"${found}" if found else "default"
+
+    place = shell.store_url or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
+    colour = (
+        "--no-color" if shell.no_color else "$NO_COLOR" if os.environ.get("NO_COLOR")
+        else "$TERM" if os.environ.get("TERM") == "dumb" else "default"
+    )  # fmt: skip
+    rows = [
+        (
+            "store",
+            place if "://" in place else str(Path(place).absolute()),
+            source(STORE_VARIABLE, flag="--store" if shell.store_url else ""),
+        ),
+        ("colours", "only on a terminal" if colour == "default" else "none", colour),
+        ("executor", "ray", "default of submit --executor"),
+    ]
+    if place.startswith("s3://"):
+        size = os.environ.get(SIZE_VARIABLE) or "50 GiB, or a quarter of the disk"
+        rows += [("cache", str(cache_folder()), source(CACHE_VARIABLE)), ("cache size", size, source(SIZE_VARIABLE))]
+        rows.append(("S3 region", *first("AWS_REGION", "AWS_DEFAULT_REGION")))
+        endpoint, origin = first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        rows.append(("S3 endpoint", _without_user(endpoint), origin))
+    if shell.as_json:
+        shell.document({"settings": [{"name": name, "value": value, "source": origin} for name, value, origin in rows]})
+        return 0
+    columns = [Column("SETTING"), Column("VALUE"), Column("FROM")]
+    shell.data(format_table(columns, rows, style=shell.style, width=shell.width))
+    return 0
+
+
+def _without_user(url: str) -> str:
+    """An address without the name and the password that may stand in it."""
+    scheme, mark, rest = url.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}" if mark else url
