@@ -14,7 +14,7 @@ LOOK_EVERY_S = 0.4
 EXIT_TIMEOUT = 124
 
 
-@command("wait", example="orchestrator wait @last --timeout 2h && orchestrator best @last")
+@command("wait", example="orchestrator wait @last --timeout 2h")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_runs)
 @click.option("--timeout", metavar="DURATION", help="Give up after so long, with exit code 124: 90s, 2h.")
 @pass_shell
@@ -56,7 +56,7 @@ def wait(shell: Shell, runs: tuple[str, ...], timeout: str | None) -> int:
     return code
 
 
-@command("events", example="orchestrator events @last -f | jq -c 'select(.type == \"node_done\")'")
+@command("events", example="orchestrator events @last -f --type node_done")
 @click.argument("run", shell_complete=complete_runs)
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the run ends.")
 @click.option("--type", "types", metavar="TYPE", multiple=True, help="Only events of this type; repeatable.")
