@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.engine.executors.base import Executor, MachineShape
+from orchestrator.engine.notices import Notices
 from orchestrator.engine.scheduler import Event, RunOptions, Scheduler
 from orchestrator.engine.signals import StopRequests
 from orchestrator.engine.units import State
@@ -54,7 +55,8 @@ class Workspace:
 class RunResult:
     """How a run ended: its id, its final state, and its status as the ledger has it.
 
-    `unmet`: by sweep, why none of its trials was good enough; the run is done all the same.
+    `unmet`: by sweep, why none of its trials was good enough; the run is done all the same. `not_told`: why notices that the
+    workflow asks for did not arrive.
     """
 
     run: str
@@ -62,6 +64,7 @@ class RunResult:
     status: RunStatus
     signal_number: int = 0
     unmet: Mapping[str, str] = field(default_factory=dict)
+    not_told: Sequence[str] = ()
 
 
 class Watcher:
@@ -186,26 +189,23 @@ def _submit(
     dashboard: bool,
 ) -> RunResult:
     ledger = workspace.ledger
-
-    def claim(run: str) -> None:
-        leases.run = run
-        leases.acquire(f"run-{run}")
-
-    run = ledger.begin(request, claim=claim)
-    status = read_run_status(workspace.store, run)
-    status.state = "running"
+    run, status = _begin(request, workspace, leases)
     watcher.started(status)
     started_s = time.monotonic()
+
+    notices = Notices(plan.checked.loaded.workflow, run=run, ledger=ledger)
 
     def emit(events: list[Event]) -> None:
         ledger.write(run, events)
         status.apply(events)
+        notices.happened(events)
         watcher.happened(events, status)
 
     if not plan.has_work:
         emit([{"type": "run_started"}, {"type": "run_finished", "state": State.DONE.value, "seconds": 0.0}])
         _tidy(workspace.store, leases, status)
-        return RunResult(run=run, state=State.DONE, status=status, unmet=_unmet(_settled(plan)))
+        unmet = _unmet(_settled(plan))
+        return RunResult(run=run, state=State.DONE, status=status, unmet=unmet, not_told=notices.ended("done", unmet=unmet))
 
     emit([{"type": "run_started"}])
     state, error = State.FAILED, ""
@@ -250,8 +250,9 @@ def _submit(
                 emit([{"type": "run_finished", "state": state.value, "seconds": time.monotonic() - started_s, "error": error}])
             finally:
                 _tidy(workspace.store, leases, status)
-    unmet = _unmet(guide.results) if guide is not None and state is State.DONE else {}
-    return RunResult(run=run, state=state, status=status, signal_number=stop.signal_number, unmet=unmet)
+            unmet = _unmet(guide.results) if guide is not None and state is State.DONE else {}
+            not_told = notices.ended(state.value, unmet=unmet, error=error)
+    return RunResult(run=run, state=state, status=status, signal_number=stop.signal_number, unmet=unmet, not_told=not_told)
 
 
 def _start(executor: Executor, emit: Callable[[list[Event]], None]) -> tuple[MachineShape, ...]:
@@ -260,6 +261,19 @@ def _start(executor: Executor, emit: Callable[[list[Event]], None]) -> tuple[Mac
     if url:
         emit([{"type": "dashboard_ready", "url": url, "token_file": token_file}])
     return shapes
+
+
+def _begin(request: Mapping[str, Any], workspace: Workspace, leases: Leases) -> tuple[str, RunStatus]:
+    """Record a run, with a lease on it from before it can be seen."""
+
+    def claim(run: str) -> None:
+        leases.run = run
+        leases.acquire(f"run-{run}")
+
+    run = workspace.ledger.begin(request, claim=claim)
+    status = read_run_status(workspace.store, run)
+    status.state = "running"
+    return run, status
 
 
 def _provenance() -> dict[str, Any]:

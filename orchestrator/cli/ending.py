@@ -32,6 +32,7 @@ def tell_end(shell: Shell, plan: api.Plan, result: api.RunResult, *, exit_code: 
     if len(failed) > MAX_FAILURES_IN_FULL:
         shell.insist(f"   and {len(failed) - MAX_FAILURES_IN_FULL} more failed")
     _tell_failed_sweeps(shell, plan, status)
+    shell.insist(*(f"caution: {why}" for why in result.not_told))
     shell.say(end_line(status, style=shell.err_style))
     tell_sweeps(shell, status, sweeps, unmet=result.unmet)
     if results:
@@ -56,6 +57,7 @@ def tell_nothing_to_do(shell: Shell, plan: api.Plan, result: api.RunResult, *, e
     hits, skips = len(plan.with_status(api.Status.HIT)), len(plan.with_status(api.Status.SKIP))
     skipped = f", {skips} skipped by their conditions" if skips else ""
     skipped += f", {len(plan.skipped)} skipped for want of a best trial" if plan.skipped else ""
+    shell.insist(*(f"caution: {why}" for why in result.not_told))
     which = f"all {plural(hits, 'node')} are finished" if hits != 1 else "its one node is finished"
     if sweeps:
         which = f"{plural(hits, 'node')} finished, {plural(len(sweeps), 'sweep')} settled"
@@ -142,6 +144,7 @@ def _end_document(
         "seconds": result.status.seconds,
         "results": result_documents(results),
         "unmet": dict(result.unmet),
+        "not_told": list(result.not_told),
         "sweeps": [{name: value for name, value in sweep_document(found).items() if name != "trials"} for found in sweeps],
     }
 

@@ -24,6 +24,5 @@ EVENT_TYPES = {
     "sweep_failed": "too many trials failed: `error`",
     "sweep_blocked": "what the search needs did not finish: `by`",
     "run_stopping": "the run was asked to stop; running stages save and end",
-    "notified": "someone was told: `event`, `rule`, `how`, `error` where it did not arrive",
     "run_finished": "the run has ended: `state` (done, failed, cancelled), `seconds`, `error`",
 }

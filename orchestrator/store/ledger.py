@@ -6,6 +6,7 @@ runs/<id>/nodes/<node>/progress.jsonl steps and metrics of a running stage
 runs/<id>/nodes/<node>/attempt-N.log  what the stage printed
 runs/<id>/cancel                      someone asked the run to stop
 runs/<id>/stop-<sweep>                someone asked a search to propose no more trials
+runs/<id>/notice-<name>               someone is told, or has been: the first who creates it tells
 """
 
 from __future__ import annotations
@@ -105,6 +106,24 @@ class Ledger:
     def is_sweep_stop_asked(self, run: str, sweep: str) -> bool:
         """Whether someone asked the search to propose no more."""
         return self.store.read(f"runs/{run}/stop-{sweep}") is not None
+
+    def claim_notice(self, run: str, name: str) -> bool:
+        """Take it on to tell of something; False where that was done before, or is being done."""
+        return self.store.create(f"runs/{run}/notice-{name}", json.dumps({"time": now_text()}).encode()) is not None
+
+    def settle_notice(self, run: str, name: str, *, how: str, error: str) -> None:
+        """Note how a notice went that was taken on."""
+        path = f"runs/{run}/notice-{name}"
+        entry = self.store.read(path)
+        if entry is not None:
+            data = json.dumps({"time": now_text(), "how": how, "error": error}).encode()
+            self.store.replace(path, data, version=entry.version)
+
+    def notices(self, run: str) -> dict[str, dict[str, Any]]:
+        """By name, what was told of a run: `time`, `how`, and `error` where it did not arrive."""
+        names = sorted(name for name in self.store.list(f"runs/{run}") if name.startswith("notice-"))
+        entries = ((name.removeprefix("notice-"), self.store.read(f"runs/{run}/{name}")) for name in names)
+        return {name: json.loads(entry.data) for name, entry in entries if entry is not None}
 
     def write_progress(
         self,
