@@ -10,14 +10,14 @@ from orchestrator.cli.shell import Shell
 
 
 @command("pareto", example="orchestrator pareto @last --plot front.svg\norchestrator pareto k7m2/search p3x8 --csv -")
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_runs)
+@click.argument("runs", metavar="[RUN]...", nargs=-1, default=("@last",), shell_complete=complete_runs)
 @click.option("--csv", "csv_file", metavar="FILE", help='All measured trials as CSV, front first ("-": stdout).')
 @click.option("--plot", metavar="FILE", help="A picture: .png, .svg, or .html (one page).")
 @pass_shell
 def pareto(shell: Shell, runs: tuple[str, ...], csv_file: str | None, plot: str | None) -> int:
     """Show the non-dominated trials over the declared objectives of one or several runs together.
 
-    RUN is a run's id or its beginning, @last, or RUN/SWEEP for one of its sweeps.
+    RUN is a run's id or its beginning, @last (the default), or RUN/SWEEP for one of its sweeps.
     Several sweeps must have the same objectives. Exits with 4 where no trial
     meets the constraints.
     """
