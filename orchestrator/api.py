@@ -230,6 +230,7 @@ def _submit(
                 options=options,
                 provenance=provenance,
                 guide=guide,
+                log_tail=lambda work: ledger.log_tail(work.run, work.folder, work.attempt),
             )
             stop.install()
             state = scheduler.drive()

@@ -23,6 +23,7 @@ class Admission:
     """Queues of ready nodes and an account of what runs. One account for all machines; each request fits one of them."""
 
     def __init__(self, shapes: Sequence[MachineShape], *, max_at_once: int | None) -> None:
+        self.machines = tuple(shapes)
         self.shapes = [_shape_amounts(shape) for shape in shapes]
         self.max_at_once = max_at_once
         self._free: Amounts = {}

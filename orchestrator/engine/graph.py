@@ -77,7 +77,7 @@ class Graph:
         """A cancelled unit as if new, save for the numbers of its attempts."""
         unit.node = node
         unit.index = self._new_index()
-        unit.num_stopped = unit.attempt
+        unit.num_stopped = unit.attempt - unit.num_uncounted
         unit.repaired_inputs = False
         unit.become(State.PENDING)
         self._apply_plan(unit)

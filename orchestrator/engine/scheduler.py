@@ -14,19 +14,17 @@ from orchestrator.engine.admission import Admission
 from orchestrator.engine.executors.base import Executor, MachineShape
 from orchestrator.engine.graph import Graph
 from orchestrator.engine.guide import Guide, NoGuide
+from orchestrator.engine.retries import FailureClass
 from orchestrator.engine.units import GroupState, Origin, State, Unit, order_for
 from orchestrator.engine.work import Ending, Outcome, Work
 from orchestrator.errors import PlanError
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.lease import Leases
-from orchestrator.store.ledger import now_text
 from orchestrator.workflow.plan import Plan, PlanNode, unmet_condition
 from orchestrator.workflow.spec import Resources
 
 TICK_S = 0.25
 MAX_BUSY_WAIT_S = 1.0
-MAX_BACKOFF_S = 60.0
-RETRIED = (Ending.LOST, Ending.NO_MEMORY, Ending.STORAGE)
 
 Event = dict[str, Any]
 
@@ -64,6 +62,7 @@ class Scheduler:
         options: RunOptions = RunOptions(),
         provenance: Mapping[str, Any] | None = None,
         guide: Guide | None = None,
+        log_tail: Callable[[Work], Sequence[str]] = lambda _work: (),
     ) -> None:
         self.run = run
         self.executor = executor
@@ -77,10 +76,10 @@ class Scheduler:
         self.options = options
         self.provenance = provenance or {}
         self.guide = guide or NoGuide()
+        self.log_tail = log_tail
         self.graph = Graph(self._event)
         self.running: dict[str, Unit] = {}
         self.waiting: dict[str, Unit] = {}  # BUSY or DELAYED: looked at again at `wake_at`
-        self.forced_since = now_text()
         self.cancelled_at: float | None = None
         self._killed = False
         self._is_looking = False
@@ -239,7 +238,7 @@ class Scheduler:
 
     def _queue(self, unit: Unit) -> None:
         unit.become(State.READY)
-        self.admission.add(unit.label, unit.node.asked.resources)
+        self.admission.add(unit.label, unit.resources)
 
     def _admit(self) -> None:
         for label in self.admission.admit(self.clock()):
@@ -250,8 +249,8 @@ class Scheduler:
             unit.stop_asked_at = None
             self.running[label] = unit
             self._event("node_started", unit, attempt=unit.attempt)
-            work = order_for(unit, self.units, run=self.run, forced_since=self.forced_since, provenance=self.provenance)
-            self.executor.submit(work, unit.node.asked.resources)
+            work = order_for(unit, self.units, run=self.run, provenance=self.provenance)
+            self.executor.submit(work, unit.resources)
 
     def _handle(self, unit: Unit, work: Work, outcome: Outcome) -> None:
         del self.running[unit.label]
@@ -266,7 +265,9 @@ class Scheduler:
                            content_digest=outcome.content_digest, host=outcome.host, **outcome.origin())  # fmt: skip
             case _ if was_unwanted and not self.graph.is_wanted(unit):
                 self.graph.cancel(unit)
-            case Ending.CANCELLED | Ending.LOST if was_unwanted and self.cancelled_at is None:
+            case Ending.CANCELLED | Ending.LOST | Ending.LOST_NODE | Ending.PREEMPTED if (
+                was_unwanted and self.cancelled_at is None
+            ):
                 unit.num_stopped += 1  # asked for again while it stopped: it goes on from what it saved
                 self._queue(unit)
             case Ending.BUSY:
@@ -278,7 +279,8 @@ class Scheduler:
             case Ending.CANCELLED if self.cancelled_at is not None:
                 self.graph.cancel(unit)
             case Ending.DAMAGED_INPUT if not unit.repaired_inputs:
-                self._event("attempt_failed", unit, **outcome.failure(attempt=work.attempt), will_retry=True, delay_s=0.0)
+                details = self._failure_details(unit, work, outcome, FailureClass.DAMAGED_INPUT)
+                self._event("attempt_failed", unit, **details, will_retry=True, delay_s=0.0)
                 unit.attempt -= 1
                 self.graph.make_inputs_again(unit, is_there=self._is_there)
             case _:
@@ -288,25 +290,21 @@ class Scheduler:
         return self.artifacts.find(unit.node.spec.name, unit.node.key) is not None
 
     def _attempt_failed(self, unit: Unit, work: Work, outcome: Outcome) -> None:
-        retry = unit.node.asked.retry
-        ending = "timeout" if unit.ran_too_long(outcome, now_s=self.clock()) else outcome.ending.value
         if self.cancelled_at is not None:
             self.graph.cancel(unit)
             return
-        num_tried = unit.attempt - unit.num_stopped
-        again = outcome.ending in RETRIED or (
-            outcome.ending is Ending.FAILED and retry.on_error and not unit.is_hopeless(outcome)
+        kind, decision = unit.decide_after(
+            outcome, run=self.run, now_s=self.clock(), shapes=self.admission.machines, is_alone=self.executor.max_at_once == 1
         )
-        again = again and ending != "timeout" and num_tried < retry.attempts
-        delay_s = min(MAX_BACKOFF_S, retry.backoff * 2 ** (num_tried - 1)) if again else 0.0
-        details = {**outcome.failure(attempt=work.attempt), "ending": ending}
-        if ending == "timeout":
-            details["error"] = f"ran longer than its timeout of {unit.node.asked.timeout:g} s"
-        self._event("attempt_failed", unit, **details, will_retry=again, delay_s=delay_s)
-        if again:
-            self._wait(unit, State.DELAYED, delay_s)
+        details = self._failure_details(unit, work, outcome, kind) | ({"note": decision.note} if decision.note else {})
+        self._event("attempt_failed", unit, **details, will_retry=decision.again, delay_s=decision.delay_s)
+        if decision.again:
+            self._wait(unit, State.DELAYED, decision.delay_s)
         else:
             self.graph.fail(unit, **details)
+
+    def _failure_details(self, unit: Unit, work: Work, outcome: Outcome, kind: FailureClass) -> dict[str, Any]:
+        return {**unit.failure_details(outcome, kind=kind, now_s=self.clock()), "log_tail": list(self.log_tail(work))}
 
     def _done(self, unit: Unit, metrics: Mapping[str, Any], *, seconds: float, ending: Ending, **details: Any) -> None:
         unit.metrics = metrics
@@ -337,7 +335,7 @@ class Scheduler:
             key = unit.node.key
             if unit.state is State.BUSY:
                 record = self.artifacts.find(unit.node.spec.name, key)
-                if record is None or (unit.node.forced and record.finished < self.forced_since):
+                if record is None or unit.makes_anew(record):
                     unit.stale_lease = self.leases.stale_version(key)
                     if not unit.stale_lease and self.leases.holder(key) is not None:
                         unit.busy_wait_s = min(MAX_BUSY_WAIT_S, unit.busy_wait_s * 2)

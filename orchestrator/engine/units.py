@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.retries import UNCOUNTED, Decision, FailureClass, Tries, decide, failure_class
 from orchestrator.engine.work import Ending, InputRef, Outcome, Work
+from orchestrator.store.artifacts import Record, record_mark
 from orchestrator.store.ledger import node_folder
 from orchestrator.workflow.plan import PlanNode
-
-HOPELESS = (
-    "TrainingDiverged",
-    "NotEncodable",
-    "ValidationError",
-    "ValueError",
-    "TypeError",
-    "ImportError",
-    "ModuleNotFoundError",
-)
-"""Exceptions that the same settings raise again: trying once more is a waste even where a node asks for it."""
+from orchestrator.workflow.spec import Resources
 
 
 class State(StrEnum):
@@ -108,6 +101,8 @@ class Unit:
     spent_s: float = 0.0  # what attempts at this node took in this run, whatever came of them
     attempt: int = 0
     num_stopped: int = 0  # attempts that ended because nobody wanted them: they do not count against `retry`
+    num_uncounted: int = 0  # attempts that were preempted, or lost their lease: neither do they, up to a limit
+    larger: Resources | None = None  # what it asks for since it ran out of memory
     started_at: float = 0.0
     stop_asked_at: float | None = None  # because of its timeout
     unwanted_at: float | None = None  # since then its attempt is asked to stop because nobody wants it
@@ -128,6 +123,17 @@ class Unit:
     @property
     def folder(self) -> str:
         return node_folder(self.node.node, self.node.key)
+
+    @property
+    def resources(self) -> Resources:
+        """What the next attempt asks for; the number of threads stays that of the file, since results depend on it."""
+        return self.larger or self.node.asked.resources
+
+    @property
+    def replaces(self) -> str:
+        """Of a node that runs again on purpose: the record that it makes anew, "" if there was none."""
+        record = self.node.record
+        return record_mark(record) if self.node.forced and record is not None else ""
 
     @property
     def plan_row(self) -> list[str]:
@@ -153,10 +159,6 @@ class Unit:
         group.num_open += (state not in FINAL) - (self.state not in FINAL)
         self.state = state
 
-    def is_hopeless(self, outcome: Outcome) -> bool:
-        """Whether the same attempt would only fail in the same way again."""
-        return outcome.error_type in HOPELESS
-
     def ran_too_long(self, outcome: Outcome, *, now_s: float) -> bool:
         """Whether the attempt ended because of its timeout, noticed by the scheduler or by an executor that blocks it."""
         timeout_s = self.node.asked.timeout
@@ -164,13 +166,47 @@ class Unit:
             outcome.ending is Ending.CANCELLED and timeout_s is not None and now_s - self.started_at > timeout_s
         )
 
+    def decide_after(
+        self, outcome: Outcome, *, run: str, now_s: float, shapes: Sequence[MachineShape], is_alone: bool
+    ) -> tuple[FailureClass, Decision]:
+        """What becomes of the node after an attempt that came to nothing; a larger request is taken over."""
+        self.num_uncounted += outcome.ending in UNCOUNTED
+        kind = failure_class(outcome, ran_too_long=self.ran_too_long(outcome, now_s=now_s))
+        decision = decide(
+            outcome,
+            kind=kind,
+            retry=self.node.asked.retry,
+            tries=Tries(
+                attempt=self.attempt,
+                counted=self.attempt - self.num_stopped - self.num_uncounted,
+                uncounted=self.num_uncounted,
+            ),
+            held=self.resources,
+            shapes=shapes,
+            is_alone=is_alone,
+            chance=f"{run} {self.label} {self.attempt}",
+        )
+        self.larger = decision.resources or self.larger
+        return kind, decision
+
+    def failure_details(self, outcome: Outcome, *, kind: FailureClass, now_s: float) -> dict[str, Any]:
+        """What an event says of an attempt that came to nothing; `seconds` is how long it was under way."""
+        details = {**outcome.failure(attempt=self.attempt), "class": kind.value, "seconds": round(now_s - self.started_at, 3)}
+        if kind is FailureClass.TIMEOUT:
+            details |= {"ending": kind.value, "error": f"ran longer than its timeout of {self.node.asked.timeout:g} s"}
+        return details
+
+    def makes_anew(self, record: Record) -> bool:
+        """Whether the node runs again on purpose and this is still the record that it is to replace."""
+        return self.node.forced and record_mark(record) == self.replaces
+
     def waits_for(self, parent: Unit) -> None:
         """Do not start before `parent` is done."""
         self.open_parents.add(parent.label)
         parent.children[self.label] = None
 
 
-def order_for(unit: Unit, units: Mapping[str, Unit], *, run: str, forced_since: str, provenance: Mapping[str, Any]) -> Work:
+def order_for(unit: Unit, units: Mapping[str, Unit], *, run: str, provenance: Mapping[str, Any]) -> Work:
     """The order to run a unit's next attempt."""
     node, resources = unit.node, unit.node.asked.resources
 
@@ -194,7 +230,8 @@ def order_for(unit: Unit, units: Mapping[str, Unit], *, run: str, forced_since: 
         attempt=unit.attempt,
         num_threads=max(1, int(resources.cpus)),
         use_gpu=resources.gpus > 0,
-        forced_since=forced_since if node.forced else "",
+        forced=node.forced,
+        replaces=unit.replaces,
         stale_lease=unit.stale_lease,
         timeout_s=node.asked.timeout,
         provenance=provenance,

@@ -37,7 +37,8 @@ class Work:
     attempt: int
     num_threads: int
     use_gpu: bool
-    forced_since: str = ""
+    forced: bool = False
+    replaces: str = ""  # of a forced node: the record that it makes anew (`record_mark`); any other that stands is newer
     stale_lease: str = ""
     timeout_s: float | None = None  # the scheduler's business, except where the executor blocks it
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -65,8 +66,11 @@ class Ending(StrEnum):
     BUSY = "busy"  # another process is making it
     FAILED = "failed"  # the stage raised
     CANCELLED = "cancelled"  # it was asked to stop, and did
-    LOST = "lost"  # its process or node died
-    NO_MEMORY = "no_memory"  # killed by the memory monitor
+    LOST = "lost"  # its process died
+    LOST_NODE = "lost_node"  # its machine died
+    PREEMPTED = "preempted"  # its process was asked to leave the machine, and saved its state first
+    LEASE_LOST = "lease_lost"  # another process took the work over
+    NO_MEMORY = "no_memory"  # killed by the memory monitor, or what it asked for could not be had
     STORAGE = "storage"  # the store could not be read or written
     DAMAGED_INPUT = "damaged_input"  # an input's bytes are missing or differ from their digest
 
@@ -89,7 +93,8 @@ class Outcome:
     error_type: str = ""
     trace: str = ""
     host: str = ""
-    process_id: int = 0
+    process_id: int = 0  # 0: nobody came back to tell
+    peak_memory_bytes: int = 0  # of the process, since it began
     resumed: Mapping[str, Any] = field(default_factory=dict)
 
     def failure(self, *, attempt: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Whatever happens is returned as an Outcome; an exception leaves `run_work` only 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 import traceback
@@ -19,10 +20,11 @@ from typing import Any
 
 from orchestrator.engine.checkpoints import NodeCheckpoints
 from orchestrator.engine.provenance import environment_versions
+from orchestrator.engine.retries import ending_of
 from orchestrator.engine.signals import StopNow
 from orchestrator.engine.work import Ending, InputRef, Outcome, Work
 from orchestrator.errors import IntegrityError, LeaseLost, StageFailed, StoreError
-from orchestrator.store.artifacts import Artifacts, Record, checkpoint_workspace, content_digest
+from orchestrator.store.artifacts import Artifacts, Record, checkpoint_workspace, content_digest, record_mark
 from orchestrator.store.base import Store
 from orchestrator.store.checkpoints import remove_mirrored
 from orchestrator.store.lease import Holder, Lease, Leases
@@ -87,7 +89,7 @@ class Worker:
         except (StoreError, OSError) as error:
             return _failure(Ending.STORAGE, error)
         except LeaseLost as error:
-            return _failure(Ending.LOST, error)
+            return _failure(Ending.LEASE_LOST, error)
 
     def close(self) -> None:
         """Return what is held."""
@@ -96,7 +98,7 @@ class Worker:
 
     def _standing(self, work: Work) -> Record | None:
         record = self.artifacts.find(work.stage, work.key)
-        if record is not None and work.forced_since and record.finished < work.forced_since:
+        if record is not None and work.forced and record_mark(record) == work.replaces:
             return None
         return record
 
@@ -124,7 +126,7 @@ class Worker:
                 except BaseException as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
                     self.leases.confirm(lease)  # whoever took it over may have finished and removed the saved states
                     is_unfinished = True
-                    return _failure(Ending.FAILED, error, resumed=checkpoints.resumed)
+                    return _failure(ending_of(error), error, resumed=checkpoints.resumed)
                 record = self._publish(work, spec, lease, output, metrics, measurements, digests, time.monotonic() - started)
         finally:
             checkpoints.close(send=is_unfinished)
@@ -229,7 +231,7 @@ class Worker:
             provenance={**work.provenance, "versions": environment_versions(), "host": _host()},
         )
         self.leases.confirm(lease)
-        return self.artifacts.publish(record, supersede=bool(work.forced_since), durable=durable)
+        return self.artifacts.publish(record, replaces=work.replaces, durable=durable)
 
 
 def tidy(store: Store, leases: Leases, finished: Collection[str]) -> None:
@@ -315,6 +317,7 @@ def _failure(ending: Ending, error: BaseException, *, resumed: Mapping[str, Any]
         resumed=resumed or {},
         host=_host(),
         process_id=os.getpid(),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 
 

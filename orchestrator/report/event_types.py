@@ -10,9 +10,11 @@ EVENT_TYPES = {
     "node_started": "an attempt has begun: `attempt`",
     "node_waiting": "run `holder` is making the artifact; this run waits for it",
     "attempt_failed": "an attempt came to nothing and the node is tried again: `attempt`, `ending`, `error`, `error_type`, "
-    "`trace`, `host`, `will_retry`, `delay_s`",
+    "`class` (user_error, timeout, out_of_memory, lost_worker, lost_node, preempted, lease_lost, storage, damaged_input, "
+    "cancelled), "
+    "`trace`, `host`, `seconds`, `log_tail`, `resumed`, `will_retry`, `delay_s`, `note` (what the next attempt does otherwise)",
     "node_done": "the artifact is there: `ending` (done, or shared: made by another node or run), `seconds`, `metrics`, "
-    "`size_bytes`",
+    "`size_bytes`, `resumed` (from which step it went on, and where that was saved)",
     "node_failed": "the node has failed for good: as `attempt_failed`",
     "node_skipped": "its condition does not hold, or it needs a skipped node: `why`",
     "node_blocked": "a node that it needs has failed: `by`",

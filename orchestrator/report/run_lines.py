@@ -51,9 +51,10 @@ def event_line(event: Event, *, style: Style, sweep: RunSweep | None = None) -> 
             return _done_line(event, label, style)
         case "attempt_failed" if event.get("will_retry"):
             delay = f" in {format_seconds(event['delay_s'])}" if event.get("delay_s") else ""
-            return f"{style.word('RETRY')}  {label}  attempt {event['attempt']}: {_first_line(event['error'])}; again{delay}"
+            again = f"; again{delay}{_note(event)}"
+            return f"{style.word('RETRY')}  {label}  attempt {event['attempt']}: {_first_line(event['error'])}{again}"
         case "node_failed":
-            return f"{style.word('FAIL')}  {label}  attempt {event['attempt']}: {_sentence(event)}"
+            return f"{style.word('FAIL')}  {label}  attempt {event['attempt']}: {_sentence(event)}{_note(event)}"
         case "node_skipped":
             return f"{style.word('SKIP')}  {label}  {event['why']}"
         case "node_blocked":
@@ -157,9 +158,14 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else shorten(format_value(value), 40)
 
 
+def _note(event: Event) -> str:
+    """What the engine changes for the next attempt, or why there is none."""
+    return f"; {event['note']}" if event.get("note") else ""
+
+
 def _sentence(event: Event) -> str:
     """The error with its class, where the stage raised it; what the engine found speaks for itself."""
-    kind = event["error_type"] if event["ending"] == "failed" else ""
+    kind = event["error_type"] if event["ending"] in ("failed", "no_memory") else ""
     text = _first_line(event["error"])
     return text if not kind or kind in text else f"{kind}: {text}"
 

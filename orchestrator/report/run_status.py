@@ -44,6 +44,7 @@ class NodeStatus:
     ending: str = ""
     error: str = ""
     error_type: str = ""
+    failure_class: str = ""
     trace: str = ""
     note: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -143,12 +144,14 @@ def _apply_to_node(node: NodeStatus, event: Mapping[str, Any]) -> None:
     node.state = _NODE_STATES[kind]
     if kind == "node_started":
         node.attempt, node.started, node.error = event["attempt"], event.get("time", ""), ""
+        node.note = ""
     elif kind == "node_done":
         node.ended, node.seconds, node.metrics = event.get("time", ""), event["seconds"], event["metrics"]
         node.ending, node.size_bytes = event["ending"], event.get("size_bytes", 0)
     elif kind in ("node_failed", "attempt_failed"):
         node.error, node.error_type, node.trace = event["error"], event["error_type"], event["trace"]
         node.ending, node.ended = event["ending"], event.get("time", "")
+        node.failure_class, node.note = event.get("class", ""), event.get("note", "")
     elif kind == "node_waiting":
         node.note = f"run {event['holder']} is making it"
     elif kind == "node_skipped":

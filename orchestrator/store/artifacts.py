@@ -21,7 +21,7 @@ from stages.contract import Artifact
 
 _RECORD = "record.json"
 
-__all__ = ["Artifacts", "FileEntry", "Record", "checkpoint_workspace", "content_digest"]
+__all__ = ["Artifacts", "FileEntry", "Record", "checkpoint_workspace", "content_digest", "record_mark"]
 
 
 class Artifacts:
@@ -110,17 +110,18 @@ class Artifacts:
             files[name] = FileEntry(digest=digest, size_bytes=size_bytes)
         return files
 
-    def publish(self, record: Record, *, supersede: bool = False, durable: bool = True) -> Record:
+    def publish(self, record: Record, *, supersede: bool = False, replaces: str = "", durable: bool = True) -> Record:
         """Create the record and return the one that stands: ours, or an earlier writer's.
 
-        `supersede` puts ours in place of an earlier one (a re-run on purpose); the earlier one is kept beside it. A record
+        `supersede` puts ours in place of an earlier one (searched anew on purpose), `replaces` in place of the one with this
+        `record_mark` only (a node run again on purpose); the earlier one is kept beside it. A record
         that stands but is no hit (damaged, blobs missing) is always superseded.
         """
         path = record_path(record.stage, record.key)
         data = encode_record(record)
         while self.store.create(path, data, durable=durable) is None:
             standing = None if supersede else self.find(record.stage, record.key)
-            if standing is not None:
+            if standing is not None and record_mark(standing) != replaces:
                 return standing
             entry = self.store.read(path)
             if entry is not None:
@@ -173,6 +174,11 @@ def content_digest(files: Mapping[str, FileEntry], metrics: Mapping[str, Any]) -
     """Digest of what a stage made: its files and its metrics, without anything read off a clock."""
     content = {"files": {name: entry.digest for name, entry in files.items()}, "metrics": metrics}
     return digest_bytes(json.dumps(content, sort_keys=True).encode())
+
+
+def record_mark(record: Record) -> str:
+    """A short name for this very record: two records of one artifact differ in it, whatever the clocks said."""
+    return digest_bytes(encode_record(record))[:32]
 
 
 def checkpoint_workspace(key: str) -> str:

@@ -25,6 +25,7 @@ from orchestrator.errors import UsageError
 from orchestrator.store.base import Store
 from orchestrator.store.parallel import in_parallel
 
+_TAIL_LINES, _TAIL_BYTES = 10, 4096
 _ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that reads like something else
 
 
@@ -158,6 +159,11 @@ class Ledger:
     def read_log(self, run: str, node: str, attempt: int, *, offset: int = 0) -> bytes:
         """What the attempt printed, from byte `offset` on."""
         return self.store.read_log(_log_path(run, node, attempt), offset=offset)
+
+    def log_tail(self, run: str, node: str, attempt: int) -> list[str]:
+        """The last lines that the attempt printed, as far as they are in the store."""
+        data = self.read_log(run, node, attempt)[-_TAIL_BYTES:]
+        return data.decode(errors="replace").splitlines()[-_TAIL_LINES:]
 
     def _find_request(self, run: str) -> RunRequest | None:
         entry = self.store.read(f"runs/{run}/run.json")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.engine.progress import epochs_of
-from orchestrator.engine.units import HOPELESS
+from orchestrator.engine.retries import HOPELESS
 from orchestrator.errors import PlanError
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.ledger import Ledger

@@ -25,6 +25,7 @@ def fail(context: StageContext) -> StageResult:
     failed = latest[0] if latest else 0
     if settings.failures is not None and failed >= settings.failures:
         return write_value(context, num_failures=failed)
+    print(f"probe.fail: attempt {failed + 1}", flush=True)  # noqa: T201 - what a stage prints is its log
     context.checkpoints.save(failed + 1, _write_marker)
     _fail(settings.mode, attempt=failed + 1)
     raise AssertionError("a failing attempt came back")
@@ -35,6 +36,8 @@ def _fail(mode: str, *, attempt: int) -> None:
         raise RuntimeError(f"probe.fail: attempt {attempt} fails on purpose")
     if mode == "diverge":
         raise TrainingDiverged(f"probe.fail: attempt {attempt} diverges on purpose")
+    if mode == "memory":
+        raise MemoryError(f"probe.fail: attempt {attempt} is out of memory on purpose")
     if mode == "exit":
         os._exit(EXIT_STATUS)
     if mode == "hang":

@@ -31,10 +31,10 @@ class SleepSettings(StageSettings):
 class FailSettings(StageSettings):
     """Fail on purpose."""
 
-    mode: Literal["error", "diverge", "exit", "kill", "segfault", "hang"] = Field(
+    mode: Literal["error", "diverge", "memory", "exit", "kill", "segfault", "hang"] = Field(
         "error",
-        description="error: raise; diverge: raise TrainingDiverged; exit: leave the process with status 3; kill, segfault: "
-        "die of that signal; hang: never look at a cancellation",
+        description="error: raise; diverge, memory: raise TrainingDiverged, MemoryError; exit: leave the process with status 3;"
+        " kill, segfault: die of that signal; hang: never look at a cancellation",
     )
     failures: int | None = Field(None, ge=0, description="attempts that fail before one succeeds; none: every attempt fails")
     value: JsonValue = Field(None, description="any JSON value; comes back as the metric `value` of an attempt that succeeds")

@@ -105,7 +105,8 @@ def test_a_failure_says_where_why_what_is_kept_and_how_to_go_on(cli: Cli) -> Non
         FAIL    broken, attempt 1 (an error of the stage is not tried again)
            RuntimeError: probe.fail: attempt 1 fails on purpose
            at <root>/stages/probe/fail.py:<line>
-           it printed nothing
+           last 1 of 1 log lines:
+           | probe.fail: attempt 1
            kept: its state at step 1; the next attempt goes on from there
            next: orchestrator logs <run> broken    (all it printed)
         FAIL    run <run> failed after <s>: 1 done, 1 failed, 1 blocked

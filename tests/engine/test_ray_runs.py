@@ -148,6 +148,7 @@ def test_a_node_that_always_kills_its_process_fails_and_the_rest_goes_on(run_on_
     assert states(result) == {"bad": "failed", "below": "blocked", "wrong": "failed", "good": "done"}
     bad, wrong = result.status.nodes["bad"], result.status.nodes["wrong"]
     assert (bad.attempt, bad.ending, wrong.attempt, wrong.ending) == (2, "lost", 1, "failed")
+    assert (bad.failure_class, wrong.failure_class) == ("lost_worker", "user_error")
     assert "RuntimeError: probe.fail: attempt 1 fails on purpose" in wrong.trace
 
 
@@ -169,6 +170,42 @@ def test_a_host_killed_in_the_middle_goes_on_from_its_checkpoint(run_on_ray: Run
     node = result.status.nodes["s"]
     assert (node.state, node.attempt) == ("done", 2)
     assert node.metrics["num_steps_resumed"] >= 20
+
+
+def test_a_preempted_host_saves_leaves_and_costs_no_attempt(run_on_ray: Run, workspace) -> None:
+    """SIGTERM, as on a machine that is taken away: it goes on with the very next step, however few tries the file allows."""
+
+    def preempt(status: api.RunStatus) -> None:
+        holder = Leases(workspace.store, run="test").holder(status.nodes["s"].key)
+        assert holder is not None
+        os.kill(holder.process_id, signal.SIGTERM)
+
+    def has_begun() -> bool:
+        return any(path.name.isdigit() for path in workspace.store.root.glob("work/checkpoints/*/*"))
+
+    watcher = When("s", preempt, has_begun)
+    result, ray = run_on_ray(
+        "s: {stage: probe.sleep, params: {seconds: 2.2}, retry: {attempts: 1, backoff: 10ms}}", watcher=watcher
+    )
+    node = result.status.nodes["s"]
+    assert (node.state, node.attempt, ray.num_hosts) == ("done", 2, 2)
+    assert node.metrics["num_steps_resumed"] >= 20
+    events = {event["type"]: event for event in workspace.ledger.events(result.run)[0]}
+    assert (events["attempt_failed"]["class"], events["attempt_failed"]["will_retry"]) == ("preempted", True)
+    assert events["node_done"]["resumed"] == {"step": node.metrics["num_steps_resumed"], "from": "disk"}
+
+
+def test_a_stage_out_of_memory_is_tried_with_more(run_on_ray: Run, workspace) -> None:
+    """And the user is told with how much."""
+    result, _ = run_on_ray(
+        """
+        a: {stage: probe.fail, params: {mode: memory, failures: 1}, resources: {memory: 64MiB}, retry: {backoff: 10ms}}
+        """
+    )
+    assert (result.status.nodes["a"].state, result.status.nodes["a"].attempt) == ("done", 2)
+    (failure,) = [event for event in workspace.ledger.events(result.run)[0] if event["type"] == "attempt_failed"]
+    assert (failure["class"], failure["note"]) == ("out_of_memory", "attempt 2 will use memory 0.12GiB (policy oom: grow)")
+    assert failure["log_tail"] == ["probe.fail: attempt 1"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from virtual import Attempt, VirtualMachine, drive
 
 from orchestrator.engine.executors.base import MachineShape
-from orchestrator.engine.scheduler import MAX_BACKOFF_S, MAX_BUSY_WAIT_S, RunOptions
+from orchestrator.engine.retries import MAX_BACKOFF_S
+from orchestrator.engine.scheduler import MAX_BUSY_WAIT_S, RunOptions
 from orchestrator.engine.units import State
 from orchestrator.engine.work import Ending
 from orchestrator.errors import PlanError

@@ -34,7 +34,10 @@ class Attempt:
     seconds: float = 1.0
     ending: Ending = Ending.DONE
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    error: str = "scripted"
     error_type: str = "RuntimeError"
+    process_id: int = 0  # 0: the process did not come back to tell
+    peak_memory_bytes: int = 0
     hangs: bool = False
 
 
@@ -98,7 +101,7 @@ class VirtualMachine:
         attempt = attempts[min(tried, len(attempts)) - 1]
         if work.key in self.others:
             attempt = Attempt(0.0, Ending.BUSY)
-        elif work.key in self.done and not work.forced_since:
+        elif work.key in self.done and not work.forced:
             attempt = Attempt(0.0, Ending.SHARED, self.done[work.key].metrics)
         self._running[work.label] = (work, resources, attempt, self.now_s)
         self._turn_of[work.label] = next(self._order)
@@ -186,8 +189,10 @@ class VirtualMachine:
             ending=ending,
             metrics=attempt.metrics if not failed else {},
             seconds=self.now_s - began_s,
-            error="scripted" if failed else "",
+            error=attempt.error if failed else "",
             error_type=attempt.error_type if failed else "",
+            process_id=attempt.process_id,
+            peak_memory_bytes=attempt.peak_memory_bytes,
             holder="other-run" if ending is Ending.BUSY else "",
         )
 

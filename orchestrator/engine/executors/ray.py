@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.store.base import Store
 from orchestrator.workflow.spec import Resources
 
+_NODE_LOSS = re.compile(r"its node has died|the actor's node was terminated")
 HostKey = tuple[tuple[str, float], ...]
 
 
@@ -153,9 +155,9 @@ class RayExecutor:
                     ending=Ending.FAILED, error=_first_line(error), error_type=type(error).__name__, trace=str(error)
                 )
             self._refuse_if_gone(error)
-            why = "it was stopped" if host.kill_asked else "its process died (killed, crashed or out of memory)"
+            ending, why = _loss(error, kill_asked=host.kill_asked)
             return work, Outcome(
-                ending=Ending.LOST, error=f"lost the stage host: {why}", error_type=type(error).__name__, trace=str(error)
+                ending=ending, error=f"lost the stage host: {why}", error_type=type(error).__name__, trace=str(error)
             )
         if outcome.ending in (Ending.DONE, Ending.SHARED, Ending.BUSY, Ending.CANCELLED) and not host.single_use:
             self._idle.append(host)
@@ -216,6 +218,17 @@ class RayExecutor:
             )
             .remote(self._store_url, self._run)
         )
+
+
+def _loss(error: Exception, *, kill_asked: bool) -> tuple[Ending, str]:
+    """How an attempt ended whose host did not answer any more, and in words why; Ray tells of its node in words only."""
+    if kill_asked:
+        return Ending.LOST, "it was stopped"
+    if getattr(error, "preempted", False):
+        return Ending.PREEMPTED, "its machine was taken away"
+    if _NODE_LOSS.search(str(error)):
+        return Ending.LOST_NODE, "its machine died or left"
+    return Ending.LOST, "its process died (killed, crashed or out of memory)"
 
 
 def _gone(error: Exception) -> ClusterError:

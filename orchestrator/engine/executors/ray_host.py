@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import ray
 
 from orchestrator.engine.executors.ray_metrics import HostMetrics
-from orchestrator.engine.work import Work
+from orchestrator.engine.work import Ending, Work
 from orchestrator.engine.worker import Worker
 from orchestrator.store.base import open_store
 
@@ -23,12 +27,15 @@ class StageHost:
         self._cancelled: set[int] = set()
         self._running = 0
         self._run = run
+        self._is_leaving = False
+        self._former: Any = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self._leave)
         metrics = HostMetrics()
         self._worker = Worker(
             metrics.measured(open_store(store_url)),
             run=run,
             capture=_capture_descriptors,
-            is_cancelled=lambda: self._running in self._cancelled,
+            is_cancelled=lambda: self._is_leaving or self._running in self._cancelled,
             on_beat=metrics.lease_age,
         )
 
@@ -36,7 +43,10 @@ class StageHost:
         """Run one node; `ticket` is the number by which this attempt can be cancelled."""
         self._running = ticket
         try:
-            return self._worker.run_work(Work.from_json(work_json)).to_json()
+            outcome = self._worker.run_work(Work.from_json(work_json))
+            if outcome.ending is Ending.CANCELLED and self._is_leaving and ticket not in self._cancelled:
+                outcome = replace(outcome, ending=Ending.PREEMPTED, error="its process was asked to leave (SIGTERM)")
+            return outcome.to_json()
         finally:
             self._running = 0
             self._cancelled.discard(ticket)
@@ -45,6 +55,13 @@ class StageHost:
     def cancel(self, ticket: int) -> None:
         """Ask the stage that runs this attempt to stop at its next safe point."""
         self._cancelled.add(ticket)
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        """SIGTERM: a stage that runs saves its state and stops, as far as the grace that whoever asked gives lasts."""
+        if self._running and not self._is_leaving:
+            self._is_leaving = True
+        elif callable(self._former):
+            self._former(number, frame)
 
     def __repr__(self) -> str:
         return f"StageHost({self._run})"
