@@ -1,14 +1,13 @@
 """Large objects up and down in parallel parts with bounded memory: at most `NUM_THREADS` parts (up) or chunks (down) at once.
 
-Up: multipart with a Content-MD5 for each part, so that the server refuses what the network has changed. Down: ranged reads that
+Up: multipart, each part signed with its SHA-256: the server refuses what the network has changed. Down: ranged reads that
 name the version they began with, each picked up where its connection broke; the digest is taken in order as parts arrive.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ PART_BYTES = 8 * 2**20
 NUM_THREADS = 8
 _MAX_PARTS = 10_000  # of S3
 _CHUNK_BYTES = 2**20
-_HASH_BYTES = 4 * 2**20
+_HASH_BYTES = 2**20
 _EMPTY_RANGE = "InvalidRange"
 
 
@@ -31,17 +30,23 @@ def upload(client: S3Client, path: str, source: Path) -> None:
     """Store a file as an object; one request for small ones. A stopped upload leaves no parts behind."""
     size_bytes = source.stat().st_size
     if size_bytes <= PART_BYTES:
-        data = source.read_bytes()
-        client.call("put_object", path, Body=data, ContentMD5=_md5(data))
+        client.call("put_object", path, Body=source.read_bytes())
         return
     part_bytes = max(PART_BYTES, -(-size_bytes // _MAX_PARTS))
     upload_id = client.call("create_multipart_upload", path)["UploadId"]
 
+    of_thread = threading.local()
+
     def send(number: int) -> dict[str, Any]:
-        with source.open("rb") as file:
+        length = min(part_bytes, size_bytes - number * part_bytes)
+        body = getattr(of_thread, "body", b"")
+        if len(body) != length:
+            body = of_thread.body = bytearray(length)  # used for part after part: fresh memory costs more than the digest
+        with source.open("rb", buffering=0) as file:
             file.seek(number * part_bytes)
-            data = file.read(part_bytes)
-        answer = client.call("upload_part", path, UploadId=upload_id, PartNumber=number + 1, Body=data, ContentMD5=_md5(data))
+            if file.readinto(body) != length:
+                raise StoreError(f"{source} became shorter while it was sent", next_step="run the command again")
+        answer = client.call("upload_part", path, UploadId=upload_id, PartNumber=number + 1, Body=body)
         return {"PartNumber": number + 1, "ETag": answer["ETag"]}
 
     try:
@@ -134,9 +139,7 @@ def _write(descriptor: int, data: bytes, place: int) -> None:
 
 
 def _hash(hasher: Any, descriptor: int, start: int, end: int) -> None:
-    for place in range(start, end, _HASH_BYTES):
-        hasher.update(os.pread(descriptor, min(_HASH_BYTES, end - place), place))
-
-
-def _md5(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+    buffer = memoryview(bytearray(min(_HASH_BYTES, end - start)))
+    while start < end and (length := os.preadv(descriptor, [buffer[: end - start]], start)):
+        hasher.update(buffer[:length])
+        start += length
