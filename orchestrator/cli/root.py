@@ -30,6 +30,8 @@ orchestrator = LazyGroup(
         "pareto": Verb(f"{_HERE}.pareto:pareto", "Show the non-dominated trials of runs; plot them."),
         "compare": Verb(f"{_HERE}.compare:compare", "Compare artifacts: settings, metrics, cost."),
         "sweep": Verb(f"{_HERE}.sweep:sweep", "Show the trials of a sweep; stop its search."),
+        "export": Verb(f"{_HERE}.export:export", "Write a model artifact as ONNX, packed, int8, ..."),
+        "reproduce": Verb(f"{_HERE}.reproduce:reproduce", "Make an artifact again beside the store; compare."),
         "artifacts": Verb(f"{_HERE}.artifacts:artifacts", "List, copy, check, name and keep artifacts."),
         "gc": Verb(f"{_HERE}.gc_command:gc", "Show what could be removed from the store; remove it."),
         "stages": Verb(f"{_HERE}.stages:stages", "List stages; show one with its parameters."),

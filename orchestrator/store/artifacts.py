@@ -72,6 +72,10 @@ class Artifacts:
             for key, entry in self.store.read_below(f"artifacts/{name}", _RECORD):
                 yield name, key, entry
 
+    def stages_by_key(self) -> dict[str, str]:
+        """The stage of every key in the store; says nothing of whether its record is sound."""
+        return {key: stage for stage in self.store.list("artifacts") for key in self.store.list(f"artifacts/{stage}")}
+
     def keys_starting(self, prefix: str) -> list[tuple[str, str]]:
         """(stage, key) of the finished artifacts whose key starts so."""
         return [

@@ -1,0 +1,62 @@
+"""`export`: a model artifact through an export stage, as a normal node: checked against the model, a hit the second time."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli.again import EXECUTOR
+from orchestrator.cli.completing import complete_artifacts
+from orchestrator.cli.group import command, pass_shell
+from orchestrator.cli.running import ExecutorChoice, run_plan
+from orchestrator.cli.shell import Shell
+
+FORMATS = {
+    "onnx": "export.onnx", "onnx_int8": "export.onnx_int8", "packed": "export.packed", "program": "export.program",
+    "semi_structured": "export.semi_structured",
+}  # fmt: skip
+
+
+@command("export", example="orchestrator export @last/finetune --format onnx")
+@click.argument("key", metavar="KEY|NAME|RUN/NODE", shell_complete=complete_artifacts)
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="onnx", show_default=True, help="What to write.")
+@click.option("--set", "settings", metavar="PARAM=VALUE", multiple=True, help="A parameter of the export; repeatable.")
+@EXECUTOR
+@pass_shell
+def export(shell: Shell, key: str, form: str, settings: tuple[str, ...], executor: ExecutorChoice | None) -> int:
+    """Write a model artifact in another format, checked against the model.
+
+    The stage's own check runs on the data that the model was trained on. The
+    result is an artifact like all others: asked for again, it is a hit.
+    """
+    from orchestrator import api
+    from orchestrator.cli.naming import artifact_named
+    from orchestrator.errors import UsageError
+    from orchestrator.workflow.check import check_workflow
+    from orchestrator.workflow.load import load_text
+    from orchestrator.workflow.spelled import THIS, check_spelled, spell_out
+    from stages.catalog import find_stage
+
+    workspace = shell.workspace
+    record = artifact_named(workspace, key)[0]
+    if record.kind != "model":
+        raise UsageError(
+            f"artifact {record.key[:8]} is of kind {record.kind}; an export takes a model",
+            next_step=f"orchestrator show {record.key[:8]}",
+        )
+    spec = find_stage(FORMATS[form])
+    assert spec is not None
+    data = record.identity.get("settings", {}).get("data")
+    params = {"data": data} if data is not None and "data" in spec.settings.model_fields else {}
+    node = {"stage": spec.name, "inputs": {"model": THIS}, "params": params}
+    spelled = spell_out(record, workspace.artifacts, extra={"export": node})
+    file = f"export of {record.key[:12]}"
+    plan = api.plan_checked(check_spelled(spelled, file=file), workspace=workspace)
+    check_spelled(spelled, file=file, keys={label: each.key for label, each in plan.nodes.items()})
+    overrides = [f"export.{text}" for text in settings]
+    if overrides:
+        plan = api.plan_checked(check_workflow(load_text(spelled.text, file=file, overrides=overrides)), workspace=workspace)
+    code = run_plan(shell, plan, executor=executor or "inline", origin={"export_of": record.key})
+    made = plan.nodes["export"].key
+    if code == 0 and not shell.as_json:
+        shell.say(f"next: orchestrator artifacts get {made[:8]} ./out")
+    return code

@@ -1,0 +1,120 @@
+"""From a finished artifact back to a workflow: its record, and those of all it was made from, spelled out as a file's text.
+
+A record holds all that makes its key, so the same keys come out again; where this code would make others, that is said.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.store.artifacts import Artifacts, Record
+from orchestrator.workflow.check import CheckedWorkflow, check_workflow
+from orchestrator.workflow.load import load_text
+from stages.catalog import find_stage
+
+THIS = "<this>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spelled:
+    """The workflow that makes an artifact. `names`: its nodes by key; `records` by key, those before it first."""
+
+    text: str
+    names: Mapping[str, str]
+    records: Mapping[str, Record]
+
+
+def spell_out(record: Record, artifacts: Artifacts, *, extra: Mapping[str, Any] | None = None) -> Spelled:
+    """The workflow that makes the artifact of `record`, and `extra` nodes, which refer to it as THIS.
+
+    UsageError where a record above it is gone, or where it was made from something that no stage makes (an imported model, a
+    sweep).
+    """
+    records = _lineage(record, artifacts)
+    names: dict[str, str] = {}
+    taken = set(extra or {})
+    for key, each in records.items():
+        names[key] = _name(each.label, taken)
+        taken.add(names[key])
+    lines = ["version: 1", f"name: {_word(record.label)}", "nodes:"]
+    for key, each in records.items():
+        identity = each.identity
+        node: dict[str, Any] = {"stage": each.stage, "params": identity.get("settings", {}), "seed": identity.get("seed", 0)}
+        inputs = identity.get("inputs", {})
+        node["inputs"] = {
+            port: names[value] if isinstance(value, str) else [names[item] for item in value] for port, value in inputs.items()
+        }
+        lines.append(f"  {names[key]}: {json.dumps({field: value for field, value in node.items() if value not in ({}, [])})}")
+    for name, node in (extra or {}).items():
+        inputs = {port: names[record.key] if value == THIS else value for port, value in node["inputs"].items()}
+        lines.append(f"  {name}: {json.dumps({**node, 'inputs': inputs})}")
+    return Spelled(text="\n".join(lines) + "\n", names=names, records=records)
+
+
+def check_spelled(spelled: Spelled, *, file: str, keys: Mapping[str, str] | None = None) -> CheckedWorkflow:
+    """The workflow, checked. `keys` by node, as a plan has them, must be those of the records: UsageError names the other."""
+    checked = check_workflow(load_text(spelled.text, file=file))
+    for key, name in spelled.names.items():
+        if keys is not None and keys.get(name) != key:
+            record = spelled.records[key]
+            spec = find_stage(record.stage)
+            version = record.identity.get("version")
+            now = spec.version if spec is not None else None
+            reason = f"its version was {version} and is {now}" if now != version else "its data or its defaults have changed"
+            raise UsageError(
+                f"this code would make another artifact than {key[:8]} of stage {record.stage}: {reason}",
+                next_step=f"check out the code that made it: orchestrator show {key[:8]}",
+            )
+    return checked
+
+
+def _lineage(record: Record, artifacts: Artifacts) -> dict[str, Record]:
+    """All records above, parents before children, and the record itself last."""
+    stages: dict[str, str] = {}
+    found: dict[str, Record] = {}
+
+    def add(each: Record) -> None:
+        if each.key in found:
+            return
+        if find_stage(each.stage) is None:
+            raise UsageError(
+                f"artifact {each.key[:8]} ({each.stage}) was made by no stage, so it cannot be made again",
+                next_step=f"orchestrator show {each.key[:8]}",
+            )
+        for key in input_keys(each):
+            if not stages:
+                stages.update(artifacts.stages_by_key())
+            above = artifacts.find(stages[key], key) if key in stages else None
+            if above is None:
+                raise UsageError(
+                    f"artifact {each.key[:8]} was made from {key[:8]}, whose record is gone from the store or damaged",
+                    next_step=f"submit the workflow of run {each.run} again: orchestrator resume {each.run}",
+                )
+            add(above)
+        found[each.key] = each
+
+    add(record)
+    return found
+
+
+def input_keys(record: Record) -> list[str]:
+    """The keys of all artifacts that this one was made from, without repeats."""
+    values = record.identity.get("inputs", {}).values()
+    return list(dict.fromkeys(key for value in values for key in ([value] if isinstance(value, str) else value)))
+
+
+def _word(label: str) -> str:
+    word = re.sub(r"[^A-Za-z0-9_-]+", "_", label).strip("_")[:48]
+    return word if word[:1].isalpha() or word.startswith("_") else f"n{word}"
+
+
+def _name(label: str, taken: set[str]) -> str:
+    word, number = _word(label), 1
+    while (f"{word}_{number}" if number > 1 else word) in taken:
+        number += 1
+    return f"{word}_{number}" if number > 1 else word
