@@ -20,14 +20,16 @@ from orchestrator.engine.notices import Notices
 from orchestrator.engine.scheduler import Event, RunOptions, Scheduler
 from orchestrator.engine.signals import StopRequests
 from orchestrator.engine.units import State
-from orchestrator.errors import Interrupted, OrchestratorError, StoreError
+from orchestrator.errors import AlreadySubmitted, Interrupted, OrchestratorError, StoreError
 from orchestrator.report.run_status import FINAL_STATES, RunStatus, read_run_status
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.base import Store, open_store
+from orchestrator.store.blobs import digest_bytes
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger
 from orchestrator.sweeps.driver import RunContext, SweepGuide
 from orchestrator.workflow.check import CheckedWorkflow, check_workflow
+from orchestrator.workflow.identity import encode
 from orchestrator.workflow.load import load_text, load_workflow
 from orchestrator.workflow.plan import Plan, PlanNode, Selection, Status
 from orchestrator.workflow.planning import make_plan
@@ -159,17 +161,21 @@ def submit(
     tags: Mapping[str, str] | None = None,
     dashboard: bool = False,
     origin: Mapping[str, str] | None = None,
+    idempotency_key: str = "",
 ) -> RunResult:
     """Run what the plan has to run, and return when all has ended.
 
     Nothing is started where nothing is to do. SIGINT and SIGTERM ask the run to stop at its next safe points; what was
     finished stays, and submitting the same file again continues. `executor` may be a function from the run's id to an
     executor of one's own. `dashboard` starts Ray's with it, on loopback. `origin` says what the plan was made from where that
-    is not the file as it is: `{"continues": RUN}` (see `plan_recorded`), `{"plan_file": PATH}`, `{"smoke": "true"}`.
+    is not the file as it is: `{"continues": RUN}` (see `plan_recorded`), `{"plan_file": PATH}`, `{"smoke": "true"}`. With an
+    `idempotency_key` that a run of this store was begun with before, AlreadySubmitted names that run, and nothing is begun.
     """
     leases = Leases(workspace.store, run="")
     options = options or RunOptions()
-    request = _request(plan, executor, options, tags or {}, origin or {})
+    request = _request(plan, executor, options, tags or {}, origin or {}) | (
+        {"idempotency_key": idempotency_key} if idempotency_key else {}
+    )
     try:
         return _submit(plan, workspace, leases, executor, options, watcher or Watcher(), request, dashboard=dashboard)
     finally:
@@ -270,6 +276,12 @@ def _begin(request: Mapping[str, Any], workspace: Workspace, leases: Leases) -> 
     def claim(run: str) -> None:
         leases.run = run
         leases.acquire(f"run-{run}")
+        key = request.get("idempotency_key")
+        if key:
+            asked = digest_bytes(encode({name: request[name] for name in ("text", "overrides", "selection")}))
+            standing, before = workspace.ledger.claim_submission(digest_bytes(key.encode()), run, asked=asked)
+            if standing != run:
+                raise AlreadySubmitted(standing, is_same=before == asked)
 
     run = workspace.ledger.begin(request, claim=claim)
     status = read_run_status(workspace.store, run)

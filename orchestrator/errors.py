@@ -2,7 +2,8 @@
 
     OrchestratorError            exit code
     ├── UsageError                   2   a flag, a run id or a name that cannot be used
-    │   └── WorkflowError            2   the workflow file is wrong; carries every problem found in it
+    │   ├── WorkflowError            2   the workflow file is wrong; carries every problem found in it
+    │   └── AlreadySubmitted         2   this idempotency key was used before; carries the run that used it
     ├── PlanError                    2   the file is well formed, but cannot be planned here (resources, references)
     ├── StageFailed                  3   a node failed; chained from the original
     ├── IntegrityError               5   stored bytes differ from their digest
@@ -63,6 +64,18 @@ class WorkflowError(UsageError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__(f"{len(problems)} problem{'s' if len(problems) != 1 else ''} in {problems[0].file}")
         self.problems = tuple(problems)
+
+
+class AlreadySubmitted(UsageError):
+    """A run with this idempotency key was begun before: `run`. `is_same` says whether it was asked for the same."""
+
+    def __init__(self, run: str, *, is_same: bool) -> None:
+        what = "" if is_same else " for something else"
+        super().__init__(
+            f"this idempotency key was used by run {run}{what}", next_step=f"orchestrator status {run}, or another key"
+        )
+        self.run = run
+        self.is_same = is_same
 
 
 class PlanError(OrchestratorError):

@@ -78,7 +78,7 @@ def plan(
         else:
             shell.data(why_lines(made, nodes, artifacts, style=shell.style))
     elif run is not None:
-        _show_diff(shell, made, run)
+        show_diff(shell, made, run)
     elif shell.as_json:
         shell.document(plan_document(made, artifacts))
     else:
@@ -91,7 +91,8 @@ def plan(
     return EXIT_WORK if tells_work and made.has_work else 0
 
 
-def _show_diff(shell: Shell, made: Plan, run: str) -> None:
+def show_diff(shell: Shell, made: Plan, run: str) -> None:
+    """What a plan would make otherwise than a run did."""
     from orchestrator import api
     from orchestrator.report.plan_diff import diff_document, diff_lines, diff_plan
 

@@ -10,9 +10,11 @@ from typing import Literal
 
 from orchestrator import api
 from orchestrator.cli.ending import tell_end, tell_nothing_to_do
-from orchestrator.cli.following import EXIT_UNMET, exit_code
+from orchestrator.cli.following import EXIT_UNMET, exit_code, follow
 from orchestrator.cli.shell import Shell
+from orchestrator.errors import AlreadySubmitted
 from orchestrator.report.plan_table import plan_document, plan_lines
+from orchestrator.report.run_status import read_run_status
 
 ExecutorChoice = Literal["ray", "inline"]
 
@@ -26,12 +28,36 @@ def run_plan(
     tags: Mapping[str, str] | None = None,
     origin: Mapping[str, str] | None = None,
     dashboard: bool = False,
+    idempotency_key: str = "",
 ) -> int:
-    """Show the plan, run it, and return its exit code. `origin`: see `api.submit`."""
+    """Show the plan, run it, and return its exit code. For `origin` and `idempotency_key` see `api.submit`."""
     if shell.as_json:
         shell.json_line({"type": "plan", **plan_document(plan, shell.workspace.artifacts)})
+    try:
+        return _run(
+            shell, plan, executor=executor, keep_going=keep_going, tags=tags, origin=origin, dashboard=dashboard,
+            idempotency_key=idempotency_key,
+        )  # fmt: skip
+    except AlreadySubmitted as error:
+        if not error.is_same:
+            raise
+        shell.say(f"submitted before with this idempotency key, as run {error.run}")
+        return follow(shell, read_run_status(shell.workspace.store, error.run))
+
+
+def _run(
+    shell: Shell,
+    plan: api.Plan,
+    *,
+    executor: ExecutorChoice,
+    keep_going: bool,
+    tags: Mapping[str, str] | None,
+    origin: Mapping[str, str] | None,
+    dashboard: bool,
+    idempotency_key: str,
+) -> int:
     if not plan.has_work:
-        result = api.submit(plan, workspace=shell.workspace, tags=tags, origin=origin)
+        result = api.submit(plan, workspace=shell.workspace, tags=tags, origin=origin, idempotency_key=idempotency_key)
         code = _code(result)
         tell_nothing_to_do(shell, plan, result, exit_code=code)
         return code
@@ -57,6 +83,7 @@ def run_plan(
             tags=tags,
             origin=origin,
             dashboard=dashboard,
+            idempotency_key=idempotency_key,
         )
     code = _code(result)
     tell_end(shell, plan, result, exit_code=code)

@@ -23,6 +23,7 @@ from orchestrator.errors import UsageError
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, too; its address is said. Takes some seconds more.")
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with nodes that do not need it.")
 @click.option("--tag", "tags", metavar="NAME=VALUE", multiple=True, help="Mark the run, for ls; repeatable.")
+@click.option("--idempotency-key", metavar="TEXT", default="", help="Of runs with the same TEXT only the first is begun.")
 @pass_shell
 def submit(
     shell: Shell,
@@ -36,6 +37,7 @@ def submit(
     dashboard: bool,
     keep_going: bool,
     tags: tuple[str, ...],
+    idempotency_key: str,
 ) -> int:
     """Plan a workflow file (or take a saved PLAN.json), run what is missing, follow it.
 
@@ -55,7 +57,10 @@ def submit(
     else:
         origin = {"smoke": "true"} if smoke else {}
         plan = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection, smoke=smoke)
-    return run_plan(shell, plan, executor=executor, keep_going=keep_going, tags=marks, origin=origin, dashboard=dashboard)
+    return run_plan(
+        shell, plan, executor=executor, keep_going=keep_going, tags=marks, origin=origin, dashboard=dashboard,
+        idempotency_key=idempotency_key,
+    )  # fmt: skip
 
 
 def _tags(tags: tuple[str, ...]) -> dict[str, str]:

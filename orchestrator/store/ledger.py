@@ -6,6 +6,7 @@ runs/<id>/nodes/<node>/progress.jsonl steps and metrics of a running stage
 runs/<id>/nodes/<node>/attempt-N.log  what the stage printed
 runs/<id>/cancel                      someone asked the run to stop
 runs/<id>/stop-<sweep>                someone asked a search to propose no more trials
+submissions/<digest>                  the run that was begun with an idempotency key, and what it was asked
 runs/<id>/notice-<name>               someone is told, or has been: the first who creates it tells
 """
 
@@ -107,6 +108,25 @@ class Ledger:
     def is_sweep_stop_asked(self, run: str, sweep: str) -> bool:
         """Whether someone asked the search to propose no more."""
         return self.store.read(f"runs/{run}/stop-{sweep}") is not None
+
+    def claim_submission(self, digest: str, run: str, *, asked: str) -> tuple[str, str]:
+        """Take an idempotency key (its digest) for a run; returns the run that has it, and what that was asked.
+
+        The mark of a run that was never recorded, its process having died between, is taken over.
+        """
+        path = f"submissions/{digest}"
+        data = json.dumps({"run": run, "asked": asked}).encode()
+        while self.store.create(path, data) is None:
+            entry = self.store.read(path)
+            if entry is None:
+                continue
+            standing = json.loads(entry.data)
+            is_recorded = self._find_request(standing["run"]) is not None
+            if is_recorded or self.store.read(f"leases/run-{standing['run']}") is not None:
+                return standing["run"], standing["asked"]
+            if self.store.replace(path, data, version=entry.version) is not None:
+                break
+        return run, asked
 
     def claim_notice(self, run: str, name: str) -> bool:
         """Take it on to tell of something; False where that was done before, or is being done."""
