@@ -1,10 +1,11 @@
 """One holder per key, across processes and machines.
 
 A lease is a small object: who holds it, and a beat that the holder keeps raising. Whoever wants it takes it over when the
-holder is a dead process of this very machine, or when the beat has not moved for `TTL_S` seconds *of the observer's own
-clock*, or of the server's where there is one: clocks of two machines are never compared. Each change names the version it
-replaces, so two observers cannot both win, and a holder that was taken over finds out at its next beat and stops. Publication
-does not rest on this: a record is created by its first writer only, whoever that is.
+holder is a dead process of this very machine, or when the beat has not moved for `TTL_S` seconds (or for as long as the holder
+was told to say, ORCHESTRATOR_LEASE_S) *of the observer's own clock*, or of the server's where there is one: clocks of two
+machines are never compared. Each change names the version it replaces, so two observers cannot both win, and a holder that was
+taken over finds out at its next beat and stops. Publication does not rest on this: a record is created by its first writer
+only, whoever that is.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from orchestrator.errors import LeaseLost, StoreError
+from orchestrator.errors import LeaseLost, StoreError, UsageError
 from orchestrator.store.base import Entry, Store
 from orchestrator.store.processes import host_identity, process_is_alive, process_started
 
 TTL_S = 60.0
 BEAT_S = 10.0
+TTL_VARIABLE = "ORCHESTRATOR_LEASE_S"
+_TTL_RANGE_S = (1.0, 3600.0)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,13 @@ class Holder:
     started: str
     run: str
     beat: int = 0
+    ttl_s: float = 0.0
+    """Seconds without a beat after which it may be taken over, where its process was told otherwise than `TTL_S`."""
+
+    @property
+    def patience_s(self) -> float:
+        """For how long an observer watches the lease stand still before it is free."""
+        return self.ttl_s or TTL_S
 
     def is_dead_here(self) -> bool:
         """True if it was a process of this machine and is gone; False also where this cannot be known."""
@@ -71,7 +81,7 @@ class Leases:
         clock: Callable[[], float] = time.monotonic,
         on_beat: Callable[[float], None] = lambda _age_s: None,
     ) -> None:
-        """`on_beat` is told, every `BEAT_S` seconds, for how many seconds the oldest lease held has not been renewed."""
+        """`on_beat` is told, at every beat, for how many seconds the oldest lease held has not been renewed."""
         self.store = store
         self.run = run
         self.clock = clock
@@ -85,7 +95,7 @@ class Leases:
     def acquire(self, name: str, *, stale_version: str | None = None) -> Lease | Holder:
         """The lease, or its present holder. `stale_version`: a version that an observer has seen stand still too long."""
         path = f"leases/{name}"
-        mine = Holder(uuid.uuid4().hex, host_identity(), os.getpid(), _own_start(os.getpid()), self.run)
+        mine = Holder(uuid.uuid4().hex, host_identity(), os.getpid(), _own_start(os.getpid()), self.run, ttl_s=_asked_ttl_s())
         self._unanswered.add(mine.token)
         data = _encode(mine)
         version = self.store.create(path, data, durable=False)
@@ -99,7 +109,7 @@ class Leases:
                 holder.token in self._unanswered
                 or holder.is_dead_here()
                 or entry.version == stale_version
-                or self._stood_still(name, entry)
+                or self._stood_still(name, entry, holder)
             ):
                 self._unanswered.discard(mine.token)
                 return holder
@@ -116,7 +126,7 @@ class Leases:
         if entry is None:
             return None
         holder = decode_holder(entry)
-        if holder is None or holder.is_dead_here() or self._stood_still(name, entry):
+        if holder is None or holder.is_dead_here() or self._stood_still(name, entry, holder):
             return None
         return holder
 
@@ -134,9 +144,9 @@ class Leases:
         return find
 
     def stale_version(self, name: str) -> str:
-        """The lease's version if this process has watched it without a beat for TTL_S seconds of its own clock, else ""."""
+        """The lease's version if this process has watched it without a beat for too long by its own clock, else ""."""
         entry = self.store.read(f"leases/{name}")
-        return entry.version if entry is not None and self._stood_still(name, entry) else ""
+        return entry.version if entry is not None and self._stood_still(name, entry, decode_holder(entry)) else ""
 
     def confirm(self, lease: Lease) -> None:
         """Ask the store whether the lease is still ours; LeaseLost if not. What a beat would find out, before publishing."""
@@ -198,14 +208,15 @@ class Leases:
         lease.holder, lease.version = holder, entry.version
         return True
 
-    def _stood_still(self, name: str, entry: Entry) -> bool:
-        if entry.age_s > TTL_S:
+    def _stood_still(self, name: str, entry: Entry, holder: Holder | None) -> bool:
+        patience_s = holder.patience_s if holder is not None else TTL_S
+        if entry.age_s > patience_s:
             return True
         version, since = self._seen.get(name, ("", 0.0))
         if version != entry.version:
             self._seen[name] = (entry.version, self.clock())
             return False
-        return self.clock() - since > TTL_S
+        return self.clock() - since > patience_s
 
     def _beat_in_background(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -214,7 +225,8 @@ class Leases:
             self._thread.start()
 
     def _keep_beating(self) -> None:
-        while not self._wake.wait(BEAT_S):
+        beat_s = BEAT_S / TTL_S * (_asked_ttl_s() or TTL_S)
+        while not self._wake.wait(beat_s):
             self.beat()
             held = [lease.beaten_at for lease in list(self._held.values())]
             self.on_beat(self.clock() - min(held) if held else 0.0)
@@ -227,7 +239,29 @@ def decode_holder(entry: Entry) -> Holder | None:
         holder = Holder(**content)
     except (ValueError, TypeError):
         return None
+    ttl_s = holder.ttl_s
+    if isinstance(ttl_s, bool) or not isinstance(ttl_s, (int, float)) or (ttl_s and not _is_sensible(ttl_s)):
+        return None
     return holder if isinstance(holder.process_id, int) else None
+
+
+def _asked_ttl_s() -> float:
+    """What ORCHESTRATOR_LEASE_S asks for, 0.0 where it does not; UsageError for what is no number of seconds."""
+    text = os.environ.get(TTL_VARIABLE, "")
+    if not text:
+        return 0.0
+    try:
+        asked_s = float(text)
+    except ValueError:
+        asked_s = 0.0
+    if not _is_sensible(asked_s):
+        low, high = _TTL_RANGE_S
+        raise UsageError(f"{TTL_VARIABLE}={text}: expected seconds from {low:g} to {high:g}", next_step=f"unset {TTL_VARIABLE}")
+    return asked_s
+
+
+def _is_sensible(ttl_s: float) -> bool:
+    return _TTL_RANGE_S[0] <= ttl_s <= _TTL_RANGE_S[1]
 
 
 @lru_cache(maxsize=1)
@@ -236,4 +270,5 @@ def _own_start(process_id: int) -> str:
 
 
 def _encode(holder: Holder) -> bytes:
-    return json.dumps(vars(holder), sort_keys=True).encode()
+    content = {name: value for name, value in vars(holder).items() if name != "ttl_s" or value}
+    return json.dumps(content, sort_keys=True).encode()

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from servers import SHARED, opened_store
 
-from orchestrator.errors import LeaseLost, StoreError
+from orchestrator.errors import LeaseLost, StoreError, UsageError
 from orchestrator.store import processes
 from orchestrator.store.base import Store
-from orchestrator.store.lease import TTL_S, Holder, Lease, Leases
+from orchestrator.store.lease import TTL_S, TTL_VARIABLE, Holder, Lease, Leases
 
 
 class Clock:
@@ -260,3 +260,34 @@ def test_a_zombie_is_dead() -> None:
         assert not processes.process_is_alive(process)
     finally:
         os.waitpid(process, 0)
+
+
+def test_a_lease_says_itself_how_long_it_may_stand_still(store: Store, monkeypatch) -> None:
+    """Two machines that were told different periods must agree on when a lease is free: the holder's word counts."""
+    monkeypatch.setenv(TTL_VARIABLE, "5")
+    held = leases(store, "mine")
+    take(held)
+    monkeypatch.delenv(TTL_VARIABLE)
+    clock = Clock()
+    observer = leases(store, "theirs", clock)
+    assert observer.holder("key") is not None
+    clock.now_s = 4.0
+    assert observer.holder("key") is not None
+    clock.now_s = 6.0
+    assert observer.holder("key") is None
+    taken = take(observer)
+    assert taken.holder.patience_s == TTL_S
+    held.beat()
+    with pytest.raises(LeaseLost):
+        held.confirm(held._held["key"])
+
+
+@pytest.mark.parametrize("value", ["soon", "0.1", "nan", "90000"])
+def test_a_period_that_is_none_is_refused(store: Store, monkeypatch, value: str) -> None:
+    """A lease that is free at once, or never, is no lease."""
+    monkeypatch.setenv(TTL_VARIABLE, value)
+    with pytest.raises(UsageError, match=TTL_VARIABLE):
+        leases(store, "mine").acquire("key")
+    planted = {**vars(Holder("t0ken", "other-host", 12345, "1", "theirs")), "ttl_s": 1e12}
+    store.create("leases/planted", json.dumps(planted).encode())
+    assert leases(store, "mine").holder("planted") is None
