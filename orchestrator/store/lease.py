@@ -180,11 +180,11 @@ class Leases:
                     lease.lost = True
 
     def sweep(self) -> None:
-        """Remove the leases that dead processes of this machine have left."""
+        """Remove the leases that dead processes of this machine have left, and those that a server has seen no beat of."""
         for name in list(self.store.list("leases")):
             entry = self.store.read(f"leases/{name}")
             holder = decode_holder(entry) if entry is not None else None
-            if entry is not None and holder is not None and holder.is_dead_here():
+            if entry is not None and holder is not None and (holder.is_dead_here() or entry.age_s > TTL_S):
                 self.store.delete(f"leases/{name}", version=entry.version)
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ import os
 import sys
 import threading
 
+os.environ.setdefault("S3_UPLOAD_PART_MIN_SIZE", "1000")  # read where it is imported; or tests would send megabytes
+
 from moto.server import create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
