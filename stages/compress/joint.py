@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from stages.compress.settings import JointSettings
-from stages.compress_tokens.delivery import count_macs, shape_of, token_metrics
+from stages.compress_tokens.delivery import count_macs, save_pictures, shape_of, token_metrics
 from stages.compress_tokens.diffrate import BUDGET_TOLERANCE, budget_ratio
 from stages.compress_tokens.search import RateSearch
 from stages.contract import StageContext, StageResult
@@ -115,6 +115,8 @@ def run(context: StageContext) -> StageResult:
     report = train(joint.bundle.model, data=data, settings=settings, context=context, hooks=joint.hooks, loss=joint.loss())
     bundle = joint.settle()
     metrics, measurements = joint.figures(bundle)
+    if joint.diffrate is not None:
+        save_pictures(bundle, data, folder=context.output)
     result = deliver_model(
         bundle, context=context, report=report, metrics={"initial_top1_accuracy": before.accuracy, **metrics}
     )

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import load_dataset
+from stages.data.base import Dataset, load_dataset
 from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle, save_bundle
+from stages.models.layer_table import save_layers
 from stages.models.measures import measure_model
 from stages.models.token_reduction import BipartiteReduction, kept_tokens, refuse_model, vit_shape
+from stages.models.token_trace import save_trace
 from stages.ops.counting import count_compute
 from stages.ops.token_budget import ViTShape
 from stages.training.evaluation import evaluate_top1
 from stages.training.model_artifact import receive_model
+
+NUM_PICTURES = 4
 
 
 def deliver_fixed(context: StageContext, *, stage: str, reduce: Callable[[ModelBundle, ViTShape], ModelBundle]) -> StageResult:
@@ -34,6 +39,8 @@ def deliver_fixed(context: StageContext, *, stage: str, reduce: Callable[[ModelB
     bundle = reduce(bundle, shape_of(bundle))
     after = evaluate_top1(bundle.model, data.test)
     save_bundle(bundle, context.output)
+    save_layers(bundle, context.output)
+    save_pictures(bundle, data, folder=context.output)
     return StageResult(
         metrics={
             "top1_accuracy": after.accuracy,
@@ -55,6 +62,21 @@ def shape_of(bundle: ModelBundle) -> ViTShape:
 def count_macs(bundle: ModelBundle) -> int:
     """Multiply-accumulates of one image, from the tokens that really enter each layer."""
     return count_compute(fold_bundle(bundle).cpu(), torch.zeros(1, *bundle.architecture.input_spec.shape)).macs
+
+
+def save_pictures(bundle: ModelBundle, data: Dataset, *, folder: Path) -> None:
+    """Write where the patches of a few test images end up, the first image of each of the first classes that come."""
+    batch = next(iter(data.test.batches(batch_size=min(64, data.test.num_samples))))
+    labels = batch.labels.tolist()
+    chosen = [index for index, label in enumerate(labels) if label not in labels[:index]][:NUM_PICTURES]
+    save_trace(
+        bundle.model.eval(),
+        batch.images[chosen],
+        [labels[index] for index in chosen],
+        input_spec=data.input_spec,
+        class_names=data.class_names,
+        folder=folder,
+    )
 
 
 def token_metrics(bundle: ModelBundle, *, dense_macs: int) -> dict[str, Any]:

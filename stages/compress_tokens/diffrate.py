@@ -16,7 +16,7 @@ import warnings
 
 from torch import Tensor
 
-from stages.compress_tokens.delivery import count_macs, shape_of, token_metrics
+from stages.compress_tokens.delivery import count_macs, save_pictures, shape_of, token_metrics
 from stages.compress_tokens.search import RateSearch
 from stages.compress_tokens.settings import DiffRateSettings
 from stages.contract import StageContext, StageResult
@@ -72,6 +72,7 @@ def run(context: StageContext) -> StageResult:
     schedule = search.finish()
     bundle.model.cpu()
     bundle = apply_schedule(bundle, schedule)
+    save_pictures(bundle, data, folder=context.output)
     found = shape.macs(schedule.kept_tokens(shape.num_tokens)) / shape.dense_macs
     warn_of_quirks(settings, num_patches=shape.num_patches, error=found / ratio - 1)
     metrics = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from stages.contract import StageContext, StageResult
 from stages.models.bundle import WEIGHTS_FILE, save_bundle
+from stages.models.layer_table import save_layers
 from stages.models.measures import measure_model
 from stages.models.nm_mask import apply_masks
 from stages.ops.nm import magnitude_mask
@@ -26,6 +27,7 @@ def run(context: StageContext) -> StageResult:
     masks = {name: magnitude_mask(model.get_submodule(name).weight, pattern=dense.pattern) for name in dense.names}  # type: ignore[arg-type]
     bundle = apply_masks(dense.bundle, masks, pattern=dense.pattern)
     save_bundle(bundle, context.output)
+    save_layers(bundle, context.output)
     after = evaluate_top1(bundle.model.to(dense.device), dense.data.test, device=dense.device)
     bundle.model.cpu()
     return StageResult(

@@ -35,7 +35,7 @@ def receive_model(context: StageContext, data: Dataset, *, port: str = "model") 
 def deliver_model(
     bundle: ModelBundle, *, context: StageContext, report: TrainingReport, metrics: Mapping[str, Any] | None = None
 ) -> StageResult:
-    """Write the bundle and the training curve to the context's output and gather what the stage reports.
+    """Write the bundle, the training curve and the table of layers to the context's output; gather what the stage reports.
 
     Args:
         bundle: the trained model.
@@ -43,9 +43,11 @@ def deliver_model(
         report: what `train` returned.
         metrics: the method's own figures; they follow from settings, inputs and seed.
     """
+    from stages.models.layer_table import save_layers
     from stages.models.measures import measure_model
 
     save_bundle(bundle, context.output)
+    save_layers(bundle, context.output)
     history = json.dumps(list(report.history), indent=1, allow_nan=False) + "\n"
     (context.output / HISTORY_FILE).write_text(history, encoding="utf-8")
     return StageResult(

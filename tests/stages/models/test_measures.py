@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stages.models.layer_table import layer_rows
 from stages.models.measures import METRICS, measure_model
 from stages.models.nm_mask import apply_masks
 from stages.models.token_reduction import apply_schedule
@@ -49,3 +50,14 @@ def test_matching_tokens_is_counted_apart_and_said():
     kept, merged = (15, 13, 11, 9), (14, 12, 10, 8)
     reduced = measure_model(apply_schedule(bundle, TokenSchedule(prune=kept, merge=merged)))
     assert 0 < reduced["gmacs_matching"] < 0.1 * reduced["gmacs"]
+
+
+def test_rows_of_layers_add_up_to_what_is_counted_of_the_model():
+    bundle = bundle_of("vit_micro")
+    masks = {name: magnitude_mask(bundle.model.get_submodule(name).weight, pattern=NMPattern(1, 4)) for name in BODY}
+    sparse = apply_masks(bundle, masks, pattern=NMPattern(1, 4))
+    rows = {row["name"]: row for row in layer_rows(sparse)}
+    assert set(BODY) < set(rows)
+    assert {row["weight_bits"] for row in rows.values()} == {32}
+    assert all(rows[name]["num_nonzero"] == rows[name]["num_weights"] / 4 for name in BODY)
+    assert all(rows[name]["num_weights"] * 17 == rows[name]["macs"] for name in BODY)
