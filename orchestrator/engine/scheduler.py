@@ -262,7 +262,7 @@ class Scheduler:
             case Ending.DONE | Ending.SHARED:
                 unit.cost_s = outcome.seconds
                 self._done(unit, outcome.metrics, seconds=outcome.seconds, ending=outcome.ending, size_bytes=outcome.size_bytes,
-                           content_digest=outcome.content_digest, host=outcome.host, **outcome.origin())  # fmt: skip
+                           content_digest=outcome.content_digest, **outcome.origin())  # fmt: skip
             case _ if was_unwanted and not self.graph.is_wanted(unit):
                 self.graph.cancel(unit)
             case Ending.CANCELLED | Ending.LOST | Ending.LOST_NODE | Ending.PREEMPTED if (

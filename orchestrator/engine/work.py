@@ -105,13 +105,13 @@ class Outcome:
             "error": self.error,
             "error_type": self.error_type,
             "trace": self.trace,
-            "host": self.host,
             **self.origin(),
         }
 
     def origin(self) -> dict[str, Any]:
-        """What an event says of where the attempt went on from; nothing where it began anew."""
-        return {"resumed": dict(self.resumed)} if self.resumed else {}
+        """What an event says of where the attempt ran, and from what it went on, unless it began anew."""
+        place = {"host": self.host, "process_id": self.process_id}
+        return {**place, "resumed": dict(self.resumed)} if self.resumed else place
 
     def to_json(self) -> str:
         """As text, for another process."""
