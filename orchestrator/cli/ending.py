@@ -10,11 +10,11 @@ from orchestrator import api
 from orchestrator.cli.shell import Shell
 from orchestrator.report.found_sweeps import FoundSweep, found_sweeps
 from orchestrator.report.plan_table import drift_lines
-from orchestrator.report.result_table import RESULT_KINDS, Result, result_documents, result_lines
+from orchestrator.report.result_table import Result, result_documents, result_lines
 from orchestrator.report.run_lines import MAX_FAILURES_IN_FULL, end_line, failure_lines
+from orchestrator.report.run_results import results_of
 from orchestrator.report.run_status import NodeStatus, again_command
 from orchestrator.report.text import plural, printable
-from orchestrator.store.artifacts import Artifacts
 from orchestrator.workflow.trials import trial_name
 
 
@@ -64,24 +64,6 @@ def tell_nothing_to_do(shell: Shell, plan: api.Plan, result: api.RunResult, *, e
     shell.say(f"nothing to do: {which}{skipped} (run {result.run})", *drift_lines(plan, style=shell.err_style))
     tell_sweeps(shell, status, sweeps, unmet=result.unmet)
     shell.data(result_lines(results, style=shell.style, width=shell.width))
-
-
-def results_of(status: api.RunStatus, artifacts: Artifacts, sweeps: Sequence[FoundSweep]) -> list[Result]:
-    """The evaluations and tables of a run: of its nodes, and of each sweep's best trial."""
-    from stages.catalog import find_stage
-
-    def is_result(stage: str) -> bool:
-        spec = find_stage(stage)
-        return spec is not None and spec.output in RESULT_KINDS
-
-    best = [f"{found.label(found.sweep.best)}/" for found in sweeps if found.sweep.best is not None]
-    wanted = [
-        node for node in status.nodes.values()
-        if node.state in ("hit", "done") and is_result(node.stage)
-        and (not node.is_of_trial or node.label.startswith(tuple(best)))
-    ]  # fmt: skip
-    found = [(node, artifacts.find(node.stage, node.key)) for node in wanted]
-    return [Result(node.label, record) for node, record in found if record is not None]
 
 
 def tell_sweeps(shell: Shell, status: api.RunStatus, sweeps: Sequence[FoundSweep], *, unmet: Mapping[str, str]) -> None:

@@ -28,6 +28,8 @@ orchestrator = LazyGroup(
         "show": Verb(f"{_HERE}.show:show", "Show a run or an artifact in full."),
         "best": Verb(f"{_HERE}.best:best", "Show the best trial of each sweep of a run."),
         "pareto": Verb(f"{_HERE}.pareto:pareto", "Show the non-dominated trials of runs; plot them."),
+        "report": Verb(f"{_HERE}.report:report", "Write all that is known of a run as one HTML page."),
+        "card": Verb(f"{_HERE}.card:card", "Write the model card of an artifact."),
         "compare": Verb(f"{_HERE}.compare:compare", "Compare artifacts: settings, metrics, cost."),
         "sweep": Verb(f"{_HERE}.sweep:sweep", "Show the trials of a sweep; stop its search."),
         "export": Verb(f"{_HERE}.export:export", "Write a model artifact as ONNX, packed, int8, ..."),

@@ -86,7 +86,7 @@ def graph_svg(graph: WorkflowGraph) -> str:
     ]
     for route in layout.routes.values():
         points = [middle(place) for place in route]
-        lines.append(f'<path d="{_path(points, height)}" fill="none" stroke="#777777" marker-end="url(#tip)"/>')
+        lines.append(f'<path d="{edge_path(points, height)}" fill="none" stroke="#777777" marker-end="url(#tip)"/>')
     for box in graph.boxes:
         x, y = middle(layout.places[box.name])
         lines += _drawn(box, words[box.name], x=x, y=y, width=width, height=height)
@@ -111,7 +111,7 @@ def _drawn(box: Box, words: Sequence[str], *, x: float, y: float, width: float, 
     return [*lines, "</g>"]
 
 
-def _path(points: Sequence[tuple[float, float]], height: float) -> str:
+def edge_path(points: Sequence[tuple[float, float]], height: float) -> str:
     """A smooth line from below the first point to above the last, upright where it passes a layer."""
     (x, y), half = points[0], height / 2
     parts = [f"M{x:.1f} {y + half:.1f}"]
