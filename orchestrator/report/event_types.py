@@ -12,8 +12,8 @@ EVENT_TYPES = {
     "attempt_failed": "an attempt came to nothing and the node is tried again: `attempt`, `ending`, `error`, `error_type`, "
     "`class` (user_error, timeout, out_of_memory, lost_worker, lost_node, preempted, lease_lost, storage, damaged_input, "
     "cancelled), "
-    "`trace`, `host`, `process_id`, `seconds`, `log_tail`, `resumed`, `will_retry`, `delay_s`, `note` (what the next attempt does "
-    "otherwise)",
+    "`trace`, `host`, `process_id`, `seconds`, `log_tail`, `resumed`, `will_retry`, `delay_s`, `note` (what the next attempt "
+    "does otherwise)",
     "node_done": "the artifact is there: `ending` (done, or shared: made by another node or run), `seconds`, `metrics`, "
     "`size_bytes`, `host`, `process_id`, `resumed` (from which step it went on, and where that was saved)",
     "node_failed": "the node has failed for good: as `attempt_failed`",
