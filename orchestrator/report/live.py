@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.report.live_sweeps import Rungs, front_text
 from orchestrator.report.progress import Progress, ProgressReader
 from orchestrator.report.run_status import NodeStatus, RunStatus
 from orchestrator.report.run_sweeps import RunSweep
@@ -22,6 +23,8 @@ from orchestrator.report.text import format_seconds
 
 REFRESH_PER_S = 4
 BAR_WIDTH = 20
+NARROW = 90
+"""Columns below which the bar gives way to the label."""
 
 
 class LiveBlock:
@@ -33,6 +36,7 @@ class LiveBlock:
         self._lock = threading.Lock()
         self._began_s = time.monotonic()
         self._seen_running_s: dict[tuple[str, int], float] = {}
+        self._rungs = Rungs(reader.ledger, status)
         self._console = Console(
             file=file, force_terminal=True, no_color=not is_coloured, highlight=False, markup=False, emoji=False
         )
@@ -54,11 +58,14 @@ class LiveBlock:
     def _block(self) -> Group:
         with self._lock:
             progress = self._reader.read(self.status)
+            self._rungs.read(self.status)
         running = [node for node in self.status.nodes.values() if node.state == "running"]
-        searching = [sweep for sweep in self.status.sweeps.values() if sweep.state == "searching"]
-        room = max(1, self._console.height - 3 - len(searching))
+        searches = [
+            line for sweep in self.status.sweeps.values() if sweep.state == "searching" for line in self._sweep_lines(sweep)
+        ]
+        room = max(1, self._console.height - 3 - len(searches))
         hidden = len(running) - room
-        parts: list[Text | Table] = [self._header(), *map(self._sweep, searching), self._nodes(running[:room], progress)]
+        parts: list[Text | Table] = [self._header(), *searches, self._nodes(running[:room], progress)]
         if hidden > 0:
             parts.append(Text(f"... and {hidden} more", style="dim"))
         return Group(*parts)
@@ -67,20 +74,26 @@ class LiveBlock:
         elapsed = format_seconds(float(int(time.monotonic() - self._began_s)))
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(f"run {self.status.id}", style="bold")
-        text.append(f"  {self.status.workflow}  {elapsed}  {counts_text(self.status)}")
+        worked_s = sum(node.seconds for node in self.status.nodes.values() if node.state == "done")
+        worked = f"  work {format_seconds(worked_s)}" if worked_s >= 1 else ""
+        text.append(f"  {self.status.workflow}  {elapsed}{worked}  {counts_text(self.status)}")
         return text
 
-    def _sweep(self, sweep: RunSweep) -> Text:
-        text = Text(no_wrap=True, overflow="ellipsis")
-        text.append("SEARCH", style="yellow")
-        text.append(f"  {sweep.name}  {counts(sweep)}")
-        return text
+    def _sweep_lines(self, sweep: RunSweep) -> list[Text]:
+        """A line about the search, one about its rungs, one about its front; what says nothing yet is left out."""
+        first = Text(no_wrap=True, overflow="ellipsis")
+        first.append("SEARCH", style="yellow")
+        first.append(f"  {sweep.name}  {counts(sweep)}")
+        more = [text for text in (self._rungs.text(sweep), front_text(sweep)) if text]
+        return [first, *(Text(f"        {text}", no_wrap=True, overflow="ellipsis", style="dim") for text in more)]
 
     def _nodes(self, running: Sequence[NodeStatus], progress: dict[str, Progress]) -> Table:
+        """One line for each; on a narrow terminal without the bar, whose steps are told beside it."""
+        is_narrow = self._console.width < NARROW
         table = Table.grid(padding=(0, 2, 0, 0), expand=False)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, self._console.width - 68))
-        for _ in range(4):
+        for _ in range(3 if is_narrow else 4):
             table.add_column(no_wrap=True, overflow="ellipsis")
         for node in running:
             began_s = self._seen_running_s.setdefault((node.label, node.attempt), time.monotonic())
@@ -88,11 +101,14 @@ class LiveBlock:
             word = Text("RUN   ", style="yellow")
             elapsed = format_seconds(float(int(time.monotonic() - began_s)))
             if found is None:
-                table.add_row(
-                    word, node.label, Text("starting" if node.attempt < 2 else f"attempt {node.attempt}"), elapsed, "", ""
-                )
+                what = Text("starting" if node.attempt < 2 else f"attempt {node.attempt}")
+                table.add_row(word, node.label, what, elapsed, *([""] if is_narrow else ["", ""]))
                 continue
             bar = ProgressBar(total=max(1, found.total), completed=found.step, width=BAR_WIDTH)
             left = f"{format_seconds(found.seconds_left)} left" if found.seconds_left is not None else elapsed
-            table.add_row(word, node.label, bar, f"{found.step}/{found.total}", found.metric, left)
+            steps = f"{found.step}/{found.total}"
+            if is_narrow:
+                table.add_row(word, node.label, steps, left, found.metric)
+            else:
+                table.add_row(word, node.label, bar, steps, found.metric, left)
         return table
