@@ -87,10 +87,13 @@ class NodeCheckpoints(Checkpoints):
         if self._sender is not None:
             self._sender.offer(step, self.folder / f"{step:012d}")
 
-    def close(self, *, send: bool) -> None:
-        """Stop copying; `send`: the newest state goes first, since somebody else may have to go on from it."""
+    def close(self, *, send: bool, wait: bool = True) -> None:
+        """Stop copying; `send`: the newest state goes first, since somebody else may have to go on from it.
+
+        Without `wait` a copy under way is left to itself; it comes to nothing where the lease is lost or the process ends.
+        """
         if self._sender is not None:
-            self._sender.close(send=send)
+            self._sender.close(send=send, wait=wait)
 
     def remove(self) -> None:
         """The node is finished: nobody needs its copies any more."""
@@ -106,6 +109,7 @@ class _Sender:
         self._lease = lease
         self._folder = folder
         self._newest: tuple[int, Path] | None = None
+        self._taken_step = -1
         self._due_s = 0.0
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -114,6 +118,9 @@ class _Sender:
 
     def offer(self, step: int, state: Path) -> None:
         """Take a state to be sent; the caller may remove its own soon after."""
+        if step == self._taken_step:  # saved again by a stage that was stopped right after it had saved
+            return
+        self._taken_step = step
         held = self._folder / f"{_HELD}{step:012d}"
         with suppress(FileExistsError):
             shutil.copytree(state, held, copy_function=_link)
@@ -126,10 +133,10 @@ class _Sender:
             self._thread.start()
         self._offered.set()
 
-    def close(self, *, send: bool) -> None:
+    def close(self, *, send: bool, wait: bool) -> None:
         self._ending.set()
         self._offered.set()
-        if self._thread is not None:
+        if self._thread is not None and wait:
             self._thread.join()
         if send:
             with suppress(LeaseLost):

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from orchestrator.engine.executors.base import MachineShape
 from orchestrator.engine.work import Ending, Outcome
+from orchestrator.errors import StoreError
 from orchestrator.workflow.spec import Resources, Retry
 
 MAX_BACKOFF_S = 60.0
@@ -61,7 +62,13 @@ HOPELESS = (
 """Exceptions that the same settings raise again: trying once more is a waste even where a node asks for it."""
 
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
-_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_MEMORY_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def failure_class(outcome: Outcome, *, ran_too_long: bool) -> FailureClass:
@@ -70,13 +77,13 @@ def failure_class(outcome: Outcome, *, ran_too_long: bool) -> FailureClass:
 
 
 def ending_of(error: BaseException) -> Ending:
-    """How an attempt ended whose stage raised this: out of memory and a full disk are no fault of the stage."""
+    """How an attempt ended whose stage raised this: out of memory, a full disk and a lost store are no fault of it."""
     for each in _causes(error):
         if isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError":
             return Ending.NO_MEMORY
         if isinstance(each, RuntimeError) and any(words in str(each) for words in _MEMORY_WORDS):
             return Ending.NO_MEMORY  # torch on a CPU has no type of its own for it
-        if isinstance(each, OSError) and each.errno in _DISK_TROUBLE:
+        if isinstance(each, StoreError) or (isinstance(each, OSError) and each.errno in _DISK_TROUBLE):
             return Ending.STORAGE
     return Ending.FAILED
 

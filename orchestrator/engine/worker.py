@@ -108,7 +108,7 @@ class Worker:
             return Outcome(ending=Ending.FAILED, error=f"stage {work.stage} is not installed here", error_type="LookupError")
         inputs, digests = self._open_inputs(work)
         checkpoints = NodeCheckpoints(self.store, work.key, lease=lease, leases=self.leases)
-        is_unfinished = False
+        is_unfinished, is_abandoned = False, False
         try:
             with self._folder.fresh() as (output, scratch):
                 started = time.monotonic()
@@ -122,6 +122,7 @@ class Worker:
                     is_unfinished = True
                     raise
                 except (LeaseLost, StopNow):
+                    is_abandoned = True
                     raise
                 except BaseException as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
                     self.leases.confirm(lease)  # whoever took it over may have finished and removed the saved states
@@ -129,7 +130,7 @@ class Worker:
                     return _failure(ending_of(error), error, resumed=checkpoints.resumed)
                 record = self._publish(work, spec, lease, output, metrics, measurements, digests, time.monotonic() - started)
         finally:
-            checkpoints.close(send=is_unfinished)
+            checkpoints.close(send=is_unfinished, wait=not is_abandoned)
         self.store.remove_workspace(checkpoint_workspace(work.key))
         with suppress(StoreError):  # published is published; what is left behind is swept
             checkpoints.remove()

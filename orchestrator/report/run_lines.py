@@ -186,6 +186,8 @@ def _of_attempts(node: NodeStatus, planned: PlanNode | None) -> str:
     retry = planned.asked.retry
     if node.ending == "failed" and not retry.on_error:
         return " (an error of the stage is not tried again)"
+    if node.attempt > retry.attempts:  # some were preempted, which does not count
+        return f" ({retry.attempts} count)"
     return f" of {retry.attempts}"
 
 

@@ -178,7 +178,7 @@ def _detail(node: NodeStatus, status: RunStatus, progress: Progress | None) -> s
     if node.state == "running" and progress is not None:
         return progress_text(progress)
     if node.error and node.state in ("failed", "retrying"):
-        return printable(node.error.strip().splitlines()[0])
+        return printable("; ".join([node.error.strip().splitlines()[0], *filter(None, [node.note])]))
     if node.note:
         return node.note
     if node.state == "interrupted":

@@ -14,6 +14,7 @@ from orchestrator.engine.executors.base import MachineShape
 from orchestrator.engine.retries import JITTER, MAX_UNCOUNTED, ending_of
 from orchestrator.engine.units import State
 from orchestrator.engine.work import Ending
+from orchestrator.errors import StoreError
 from orchestrator.workflow.plan import Plan
 
 GIB = 2**30
@@ -154,6 +155,7 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("CUDA out of memory"), Ending.NO_MEMORY),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), Ending.NO_MEMORY),
         (OSError(errno.ENOSPC, "No space left on device"), Ending.STORAGE),
+        (StoreError("the server cannot be reached"), Ending.STORAGE),
         (FileNotFoundError(errno.ENOENT, "data/train"), Ending.FAILED),
         (RuntimeError("shape mismatch"), Ending.FAILED),
         (ValueError("no"), Ending.FAILED),
