@@ -36,6 +36,7 @@ orchestrator = LazyGroup(
         "reproduce": Verb(f"{_HERE}.reproduce:reproduce", "Make an artifact again beside the store; compare."),
         "artifacts": Verb(f"{_HERE}.artifacts:artifacts", "List, copy, check, name and keep artifacts."),
         "gc": Verb(f"{_HERE}.gc_command:gc", "Show what could be removed from the store; remove it."),
+        "ui": Verb(f"{_HERE}.ui:ui", "Show runs and reports in a browser, live."),
         "stages": Verb(f"{_HERE}.stages:stages", "List stages; show one with its parameters."),
         "doctor": Verb(f"{_HERE}.doctor:doctor", "Check this machine; say how to mend what is wrong."),
         "config": Verb(f"{_HERE}.config:config", "Show the settings in force, and whence they come."),

@@ -58,8 +58,8 @@ class Chromium:
             if page is not None:
                 page.happened(answer["method"], answer["params"])
 
-    def open(self, file: Path, *, width: int = 1600, height: int = 1000, scheme: str = "light") -> Page:
-        """A page of a file, laid out at this width, when its scripts have run."""
+    def open(self, place: Path | str, *, width: int = 1600, height: int = 1000, scheme: str = "light") -> Page:
+        """A page of a file or an address, laid out at this width, when its scripts have run."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self.pages[session] = Page(self, session, target)
@@ -67,7 +67,7 @@ class Chromium:
             page.call(f"{domain}.enable")
         page.resize(width, height)
         page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        page.call("Page.navigate", url=file.as_uri())
+        page.call("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         wait_until(lambda: page.complaints or page.run("document.documentElement?.dataset.ready === 'true'"))
         return page
 

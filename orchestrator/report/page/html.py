@@ -33,9 +33,12 @@ ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("echarts.min.js", "common.js", "plots.js", "pictures.js", "trials.js", "page.js")
 
 
-def html_page(document: Mapping[str, Any], *, program: str = "orchestrator") -> str:
-    """The page of a report's document. `program` is how commands in it begin, where the store is not the default."""
-    scripts = [_asset(name) for name in SCRIPTS]
+def html_page(document: Mapping[str, Any], *, program: str = "orchestrator", is_live: bool = False) -> str:
+    """The page of a report's document. `program` is how commands in it begin, where the store is not the default.
+
+    `is_live`: it is served by `report.ui` while its run goes on, and follows it; only then may it make requests.
+    """
+    scripts = [_asset(name) for name in (*SCRIPTS, *(["live.js"] if is_live else []))]
     policy = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
 
     def command(text: str) -> str:
@@ -47,6 +50,7 @@ def html_page(document: Mapping[str, Any], *, program: str = "orchestrator") -> 
         truth=truth_rows(document),
         data=embedded_json(page_data(document)),
         policy=policy,
+        is_live=is_live,
         scripts=scripts,
         style=_asset("page.css"),
         command=command,
