@@ -38,6 +38,7 @@ def follow(shell: Shell, status: RunStatus) -> int:
 
     workspace = shell.workspace
     watcher = make_watcher(shell)
+    watcher.promise = "Ctrl-C ends the watching; the run goes on"
     offset = status.offset
     try:
         with watcher.watching():

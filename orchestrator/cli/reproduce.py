@@ -57,6 +57,7 @@ def reproduce(shell: Shell, key: str, from_inputs: bool, scratch: str | None, ex
             store_url=str(place), as_json=False, quiet=shell.quiet or shell.as_json, out=shell.out, err=shell.err
         )
         watcher = make_watcher(beside_shell)
+        watcher.promise = "Ctrl-C stops it; the store stays as it is"
         with watcher.watching(), shell.libraries_silenced():
             result = api.submit(plan, workspace=beside, executor=executor or "ray", watcher=watcher)
         if result.state is api.State.CANCELLED:

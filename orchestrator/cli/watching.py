@@ -23,6 +23,9 @@ TICK_S = 0.5
 class FollowingWatcher(Watcher):
     """Base: ticks from a thread of its own while it watches, since the inline executor holds the main thread for a stage."""
 
+    promise = "Ctrl-C asks it to stop, and the same command then goes on"
+    """What Ctrl-C does, as it is said at the beginning."""
+
     def __init__(self, shell: Shell) -> None:
         self.shell = shell
         self.status: RunStatus | None = None
@@ -90,7 +93,7 @@ class PlainWatcher(FollowingWatcher):
 
     def started(self, status: RunStatus) -> None:
         super().started(status)
-        self.shell.say(f"run {status.id}; Ctrl-C asks it to stop, and the same command then goes on")
+        self.shell.say(f"run {status.id}; {self.promise}")
 
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         stamp = now_text()

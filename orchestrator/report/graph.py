@@ -137,8 +137,8 @@ def _of_sweep(sweep: CheckedSweep, found: Mapping[str, Counter[str]]) -> tuple[l
     edges += [(label, name) for label in inside.values() if label not in needed]
     edges += [(target, name) for target in sweep.node.needs]
     edges += [(parse_reference(each.versus.rpartition(".")[0]).node, name) for each in settings.constraints if each.versus]
-    trials = plural(settings.trials, "trial") if settings.trials is not None else "the whole grid"
-    boxes.append(_box(name, "sweep", found, detail=f"{trials}, {settings.sampler.kind}"))
+    trials = f"{plural(settings.trials, 'trial')}, {settings.sampler.kind}" if settings.trials is not None else "the whole grid"
+    boxes.append(_box(name, "sweep", found, detail=trials))
     return boxes, edges
 
 

@@ -96,4 +96,4 @@ def _note(node: NodeStatus, planned: str, subject: Subject, artifacts: Artifacts
     nearest = nearest_record(artifacts, subject.stage, subject.key, subject.identity, before=status.created)
     if record is not None and record.run != status.id and record.finished < status.created:
         return "it had been made before: it was asked to be made again (--rerun)"
-    return "" if nearest is not None else f"no artifact of stage {subject.stage} had been made here before"
+    return "" if nearest is not None else f"no artifact of stage {subject.stage} had been made here before this run"

@@ -184,7 +184,7 @@ def test_why_names_the_first_difference_from_what_was_there_before(cli: Cli, fin
     assert lines[0].startswith("DONE    first@")
     assert lines[1].strip().startswith(f"compared with first of run {finished}, probe.echo ")
     assert lines[2].strip() == "parameter value: 3 -> 4"
-    assert "no artifact of stage probe.echo had been made here before" in cli("why", f"first@{finished}").out
+    assert "no artifact of stage probe.echo had been made here before this run" in cli("why", f"first@{finished}").out
     assert "input inputs: " in cli("why", "middle[value=1]@@last").out
     document = cli("why", "last", "--json").document["why"][0]
     assert document["planned"] == "RUN"
@@ -213,4 +213,4 @@ def test_why_explains_a_node_that_has_made_nothing(cli: Cli, failed: str) -> Non
     Path("once.yaml").write_text(ONCE_FAILING.replace("value: 1", "value: 2"))
     out = cli("why", f"broken@{failed}").out
     assert out.startswith("FAIL    broken@")
-    assert "had been made here before" in out
+    assert "had been made here before this run" in out

@@ -115,6 +115,7 @@ def test_watching_follows_a_run_of_another_process(cli: Cli) -> None:
     answer = cli("status", "--watch")
     assert answer.code == 0
     assert "DONE    nap" in answer.err
+    assert "Ctrl-C ends the watching; the run goes on" in answer.err
     process.communicate(timeout=20)
     assert process.returncode == 0
 
