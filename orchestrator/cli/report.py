@@ -35,6 +35,7 @@ def report(shell: Shell, run: str, form: str | None, out: str | None) -> int:
     shell.stay()
     sources = read_sources(workspace.store, workspace.ledger.resolve(run), now=now_text())
     document = report_document(sources)
+    workspace.store.release_blobs()
     if shell.as_json or (form == "json" and out in (None, "-")):
         shell.document(document)
     if form == "json" and out in (None, "-"):

@@ -66,13 +66,33 @@ def trains(context: StageContext) -> StageResult:
     return StageResult(metrics={"kept_tokens": [5, 3], "num_pruned": [0, 1], "num_merged": [0, 1], "top1_accuracy": 0.9})
 
 
-def report(folder: Path, *, trials: int) -> Path:
-    workspace = api.open_workspace(str(folder / f"store-{trials}"))
-    checked = check_workflow(load_text(WORKFLOW.replace("TRIALS", str(trials)), file="w.yaml"))
+FAILING = """
+version: 1
+name: failing
+nodes:
+  fine: {stage: probe.echo, params: {value: 1}}
+  broken: {stage: probe.fail, inputs: {inputs: [fine]}}
+  below: {stage: probe.echo, inputs: {inputs: [broken]}}
+"""
+
+NOTHING_DRAWN = """
+version: 1
+name: one
+nodes:
+  search:
+    sweep: {sampler: grid, objectives: {draw.value: maximize}, space: {draw.value: {choice: [a, b]}}}
+    nodes:
+      draw: {stage: probe.echo}
+"""
+
+
+def report(folder: Path, *, name: str, text: str) -> Path:
+    workspace = api.open_workspace(str(folder / f"store-{name}"))
+    checked = check_workflow(load_text(text, file="w.yaml"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.probe.sleep.sleep", trains)
         run = api.submit(api.plan_checked(checked, workspace=workspace), workspace=workspace, executor="inline").run
-    place = folder / f"report-{trials}.html"
+    place = folder / f"report-{name}.html"
     place.write_text(html_page(report_document(read_sources(workspace.store, run, now=now_text()))), encoding="utf-8")
     return place
 
@@ -88,13 +108,13 @@ def folder(chromium: Chromium) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def large(folder: Path) -> Path:
     """The report of a thousand trials."""
-    return report(folder, trials=1000)
+    return report(folder, name="large", text=WORKFLOW.replace("TRIALS", "1000"))
 
 
 @pytest.fixture(scope="module")
 def small(folder: Path) -> Path:
     """One that opens more quickly."""
-    return report(folder, trials=40)
+    return report(folder, name="small", text=WORKFLOW.replace("TRIALS", "40"))
 
 
 Open = Callable[..., Page]
@@ -270,3 +290,11 @@ def test_the_page_prints_light_and_unfolded(opened):
     assert page.run("[...document.querySelectorAll('details')].every(each => each.open)")
     page.run("dispatchEvent(new Event('afterprint'))")
     assert page.run("document.documentElement.dataset.theme") is None
+
+
+def test_a_failed_run_and_a_search_that_measured_nothing_have_sound_pages(opened, folder):
+    failing = opened(report(folder, name="failing", text=FAILING), width=360)
+    assert "attempt 1 fails on purpose" in failing.run("document.querySelector('#failures').textContent")
+    assert failing.run("document.querySelector('.node[data-word=FAIL]').dataset.node") == "broken"
+    nothing = opened(report(folder, name="nothing", text=NOTHING_DRAWN))
+    assert nothing.run("document.querySelector('#plots .plots').textContent") == "No trial has been measured."

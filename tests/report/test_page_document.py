@@ -118,6 +118,8 @@ def test_a_failed_run_shows_the_error_the_log_and_what_was_blocked(run_text, wor
     (failure,) = document["failures"]["attempts"]
     assert failure["label"] == "broken"
     assert failure["error_type"] == "RuntimeError"
+    assert failure["class"] == "user_error"
+    assert document["run"]["go_on"] == "orchestrator submit w.yaml --executor inline"
     assert failure["place"].endswith(".py:" + failure["place"].rpartition(":")[2])
     assert failure["command"] == f"orchestrator logs {result.run} broken --attempt 1"
     assert document["failures"]["blocked"] == ["below"]
@@ -180,6 +182,13 @@ def test_the_trials_of_a_sweep_are_those_that_the_command_line_shows(run_text, w
     assert limit_y == {"axis": "y", "value": 0.2, "is_lowest": True}
     (limit_x,) = [limit for limit in plot["panels"][0]["limits"] if limit["axis"] == "x"]
     assert limit_x["value"] == 2.5
+
+
+def test_one_objective_is_drawn_over_the_trials_with_its_limit(run_text, workspace):
+    document = document_of(workspace, run_text(SEARCH.replace(", draw.value: minimize", "")).run)
+    (panel,) = document["sweeps"][0]["plot"]["panels"]
+    assert panel["x"] is None
+    assert panel["limits"] == [{"axis": "y", "value": 0.2, "is_lowest": True}]
 
 
 def test_a_run_that_found_everything_there_reports_it_all_the_same(run_text, workspace):

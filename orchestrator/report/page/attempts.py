@@ -35,6 +35,7 @@ class Attempt:
     error_type: str = ""
     trace: str = ""
     ending: str = ""
+    failure_class: str = ""
     will_retry: bool = False
 
     @property
@@ -77,6 +78,7 @@ def run_attempts(events: Iterable[Mapping[str, Any]], *, now: str, is_live: bool
             attempt.host, attempt.process_id = event.get("host", ""), event.get("process_id", 0)
             attempt.error, attempt.error_type = event.get("error", ""), event.get("error_type", "")
             attempt.trace, attempt.will_retry = event.get("trace", ""), event.get("will_retry", False)
+            attempt.failure_class = event.get("class", "")
     now_s = _seconds(now)
     for attempt in running.values():
         attempt.state = "running" if is_live else "cancelled"

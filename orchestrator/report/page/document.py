@@ -16,7 +16,7 @@ from orchestrator.report.page.verdict import verdict_document
 from orchestrator.report.reports_reached import reports_reached
 from orchestrator.report.result_table import result_documents, result_lines
 from orchestrator.report.run_results import results_of
-from orchestrator.report.run_status import NodeStatus, RunStatus
+from orchestrator.report.run_status import FINAL_STATES, NodeStatus, RunStatus, again_command
 from orchestrator.report.status_table import counts_text, headline, node_word, run_word
 from orchestrator.report.sweep_table import cost_text, sweep_document
 from orchestrator.report.sweep_table import headline as sweep_headline
@@ -102,6 +102,7 @@ def _run_document(status: RunStatus, *, store: str) -> dict[str, Any]:
         "executor": status.request.get("executor", ""),
         "overrides": list(status.request.get("overrides", ())),
         "store": store,
+        "go_on": again_command(status) if status.state in FINAL_STATES and status.state != "done" else "",
     }
 
 

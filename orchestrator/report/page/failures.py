@@ -25,7 +25,7 @@ def failures_document(sources: Sources, attempts: Sequence[Attempt]) -> dict[str
     documents = [_attempt_document(sources, attempt) for attempt in failed[:MAX_FAILURES]]
     documents += [
         {"label": node.label, "attempt": 0, "error": node.error, "error_type": node.error_type, "place": "", "log": [],
-         "log_lines": 0, "will_retry": False, "ending": node.ending, "host": "", "command": ""}
+         "log_lines": 0, "will_retry": False, "ending": node.ending, "class": "", "host": "", "command": ""}
         for node in never[: MAX_FAILURES - len(documents)]
     ]  # fmt: skip
     sweeps = [
@@ -52,6 +52,7 @@ def _attempt_document(sources: Sources, attempt: Attempt) -> dict[str, Any]:
         "label": attempt.label,
         "attempt": attempt.number,
         "ending": attempt.ending,
+        "class": attempt.failure_class,
         "error": attempt.error,
         "error_type": attempt.error_type,
         "place": f"{places[-1][0]}:{places[-1][1]}" if places else "",

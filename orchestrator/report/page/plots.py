@@ -37,10 +37,13 @@ def sweep_plot(found: FoundSweep) -> dict[str, Any] | None:
         if names and not any(re.fullmatch(rf"[^.]+\.{pattern}", name) for name in across):
             across.append(_nearest(names, upright))
     axes = {name: _axis(name, found.objectives.get(name)) for name in (upright, *across)}
-    panels = [
+    panels: list[dict[str, Any]] = [
         {"x": name, "y": upright, "limits": _limits(found, name, upright), "baselines": _baselines(found, name, upright)}
         for name in across[:MAX_PANELS]
     ]
+    if not panels:  # of one objective its course over the trials
+        limits = [limit for limit in _limits(found, upright, upright) if limit["axis"] == "y"]
+        panels = [{"x": None, "y": upright, "limits": limits, "baselines": []}]
     return {"title": found.name, "y": upright, "axes": axes, "panels": panels, "kinds": kinds}
 
 

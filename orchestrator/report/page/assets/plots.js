@@ -59,6 +59,15 @@
     }];
   }
 
+  function soFar(rows, x, y, isMore) {
+    const reached = [];
+    for (const row of rows.filter((each) => each[KIND] !== "off").sort((a, b) => x(a) - x(b))) {
+      const last = reached.length ? reached.at(-1)[1] : y(row);
+      reached.push([x(row), isMore ? Math.max(last, y(row)) : Math.min(last, y(row))]);
+    }
+    return [{ type: "line", data: reached, step: "end", symbol: "none", silent: true, lineStyle: { color: colour("front"), width: 1.5 }, z: 1 }];
+  }
+
   function sweepPanels(place, sweep) {
     const { axes, panels, y: upright } = sweep.plot;
     const column = Object.fromEntries(sweep.columns.map((each, index) => [each.id, FIRST_CELL + index]));
@@ -70,8 +79,7 @@
       shown.filter(([, index]) => row[index] !== null).map(([each, index]) => [each.title, row[index]]), row[NOTE],
     );
     const value = (name) => (row) => row[column[name]] === null ? null : row[column[name]] * axes[name].factor;
-    const list = panels.length ? panels : [{ x: null, y: upright, limits: [], baselines: [] }];
-    for (const panel of list) {
+    for (const panel of panels) {
       const x = panel.x === null ? (row) => row[NUMBER] : value(panel.x);
       const y = value(upright);
       const title = panel.x === null ? "trial, in the order of proposal" : axisText(axes, panel.x);
@@ -83,10 +91,11 @@
         grid: { left: 62, right: 18, top: 22, bottom: 48 },
         tooltip: tooltip((point) => point.data.row ? about(point.data.row) : tip(point.data.label, [[axes[upright].text, point.value[1]], [title, point.value[0]]])),
         dataZoom: [{ type: "inside", zoomOnMouseWheel: "ctrl", moveOnMouseWheel: false }],
-        xAxis: axis(panel.x === null ? title : axisText(axes, panel.x, isNarrow), { nameGap: 28 }),
+        xAxis: axis(panel.x === null ? title : axisText(axes, panel.x, isNarrow), { nameGap: 28, boundaryGap: ["3%", "3%"] }),
         yAxis: axis(axisText(axes, upright, isNarrow), { nameGap: 46 }),
         series: [
           ...(isFront ? frontLine(rows, x, y, axes[panel.x].direction === "minimize") : []),
+          ...(panel.x === null ? soFar(rows, x, y, axes[upright].direction === "maximize") : []),
           reach(panel, axes, rows.map((row) => [x(row), y(row)])),
           ...Object.entries(KINDS).map(([kind, mark], index) => ({
             type: "scatter", name: mark.name, symbol: mark.symbol, symbolSize: mark.size, z: 2 + index, cursor: "pointer",
