@@ -317,12 +317,12 @@ def test_a_second_signal_does_not_wait_for_the_stage(run_text, echo_does) -> Non
     """A stage that never looks must not hold the terminal."""
 
     def deaf(_: StageContext) -> StageResult:
+        for delay_s in (0.1, 0.3):
+            threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT)).start()
         time.sleep(60)
         return StageResult()
 
     echo_does(deaf)
-    for delay_s in (0.3, 0.5):
-        threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT)).start()
     began_s = time.monotonic()
     result = run_text(ONE)
     assert result.state is api.State.CANCELLED

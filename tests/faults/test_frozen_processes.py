@@ -22,6 +22,7 @@ from orchestrator.store.lease import TTL_VARIABLE, Leases
 
 SUBMIT = Path(__file__).with_name("submit_once.py")
 LEASE_S = 2.0
+pytestmark = pytest.mark.timeout(600)
 WORKFLOW = """
 version: 1
 name: frozen
@@ -65,7 +66,7 @@ def drivers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Drivers]
         process.kill()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 200.0) -> None:
     until_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until_s, "waited too long"
@@ -85,13 +86,13 @@ def freeze_while_another_takes_over(drivers: Drivers, executor: str) -> None:
     stopped_s = time.monotonic()
     try:
         successor = drivers.start("inline")
-        words, _ = successor.communicate(timeout=90)
+        words, _ = successor.communicate(timeout=200)
         assert successor.returncode == 0, words
         standing = {record.label: record for record in workspace.artifacts.all_records()}
         time.sleep(max(0.0, 2 * LEASE_S + 0.5 - (time.monotonic() - stopped_s)))
     finally:
         os.kill(holder.process_id, signal.SIGCONT)
-    words, _ = frozen.communicate(timeout=90)
+    words, _ = frozen.communicate(timeout=200)
     assert frozen.returncode == 0, words
     assert {record.label: record for record in workspace.artifacts.all_records()} == standing
     assert list(workspace.store.list("quarantine")) == [], "nobody replaced a record of somebody else"
