@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -91,6 +88,8 @@ class Notices:
 
 
 def _run_command(rule: Notify, notice: Mapping[str, Any]) -> None:
+    import subprocess
+
     variables = {f"ORCHESTRATOR_{name.upper()}": str(notice[name]) for name in ("event", "run", "workflow", "state", "text")}
     done = subprocess.run(  # noqa: S603 - the workflow's author asks for it, and `submit` is how it is run
         shlex.split(rule.command), input=json.dumps(notice), text=True, timeout=rule.timeout, check=False,
@@ -101,6 +100,8 @@ def _run_command(rule: Notify, notice: Mapping[str, Any]) -> None:
 
 
 def _post(rule: Notify, notice: Mapping[str, Any]) -> None:
+    import urllib.request
+
     address = os.environ.get(rule.webhook_variable, "")
     if not address.startswith(("http://", "https://")):
         found = "holds no http address" if address else "is not set"
@@ -113,6 +114,9 @@ def _post(rule: Notify, notice: Mapping[str, Any]) -> None:
 
 def _reason(problem: Exception) -> str:
     """Why, without the address: it may be a secret, and some errors quote it."""
+    import subprocess
+    import urllib.error
+
     if isinstance(problem, urllib.error.HTTPError):
         return f"the server answered {problem.code}"
     if isinstance(problem, urllib.error.URLError):

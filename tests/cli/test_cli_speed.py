@@ -9,7 +9,7 @@ import sys
 import pytest
 from cli_calls import Cli
 
-HEAVY = ("ray", "torch", "numpy", "botocore", "rich", "onnx", "onnxruntime", "sklearn", "asyncio", "multiprocessing")
+HEAVY = ("ray", "torch", "numpy", "botocore", "rich", "onnx", "onnxruntime", "sklearn", "asyncio", "multiprocessing", "ssl")
 
 
 def modules_after(*arguments: str) -> set[str]:
@@ -22,7 +22,24 @@ def modules_after(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["plan", "chain.yaml"], ["submit", "chain.yaml"], ["status"], ["stages", "ls"], ["validate", "chain.yaml"]]
+    "arguments",
+    [
+        ["plan", "chain.yaml"],
+        ["submit", "chain.yaml"],
+        ["status"],
+        ["stages", "ls"],
+        ["validate", "chain.yaml"],
+        ["ls", "--where", "status=done"],
+        ["events", "@last"],
+        ["why", "last"],
+        ["graph", "@last"],
+        ["wait", "@last"],
+        ["plan", "chain.yaml", "--diff", "@last"],
+        ["show", "@last/last", "--lineage"],
+        ["resume", "@last"],
+        ["config", "show"],
+        ["completion", "fish"],
+    ],
 )
 def test_planning_and_looking_load_nothing_heavy(cli: Cli, finished: str, arguments: list[str]) -> None:
     assert modules_after(*arguments) & set(HEAVY) == set()
