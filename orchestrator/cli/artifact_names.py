@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import click
 
 from orchestrator.cli.group import command, pass_shell
@@ -49,6 +51,7 @@ def names(shell: Shell, name: str | None) -> int:
     known = Names(shell.workspace.store)
     marks = known.versions(name) if name else [*known.all_names(), *known.all_pins()]
     artifacts = shell.workspace.artifacts
+    artifacts.look_ahead((mark.stage, mark.key) for mark in marks)
     whole = {mark.key: artifacts.find(mark.stage, mark.key) is not None for mark in marks}
     if shell.as_json:
         shell.document({"names": [{**vars(mark), "whole": whole[mark.key]} for mark in marks if mark.name],
@@ -67,6 +70,39 @@ def names(shell: Shell, name: str | None) -> int:
         for mark in marks
     ]  # fmt: skip
     shell.data(format_table(columns, rows, style=shell.style, width=shell.width))
+    return 0
+
+
+@command("unname", example="orchestrator artifacts unname vit-sparse@3 --apply")
+@click.argument("name", metavar="NAME[@VERSION]")
+@click.option("--apply", "is_applied", is_flag=True, help="Take it away; without it nothing is changed.")
+@pass_shell
+def unname(shell: Shell, name: str, is_applied: bool) -> int:
+    """Show what a name means; take it away with --apply, all versions or one.
+
+    The artifact stays until gc finds no other reason to keep it. A version that
+    was taken away never means another artifact: the next one is the next number.
+    """
+    from orchestrator.errors import UsageError
+    from orchestrator.report.text import plural
+    from orchestrator.store.names import Names
+
+    known = Names(shell.workspace.store)
+    one = known.find(name) if "@" in name else None
+    marks = [one] if one is not None else known.versions(name) if "@" not in name else []
+    if not marks:
+        near = difflib.get_close_matches(name.partition("@")[0], {mark.name for mark in known.all_names()}, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise UsageError(f'there is no name "{name}" in {shell.place()}{hint}', next_step="orchestrator artifacts names")
+    gone = [mark for mark in marks if is_applied and known.unname(mark)]
+    if shell.as_json:
+        shell.document({"names": [vars(mark) for mark in marks], "removed": [str(mark) for mark in gone]})
+        return 0
+    shell.data(f"{mark}  {mark.key[:8]}  {mark.stage}" for mark in marks)
+    if is_applied:
+        shell.say(f"{plural(len(gone), 'version')} taken away; next: orchestrator gc")
+    else:
+        shell.say(f"nothing was changed. next: orchestrator artifacts unname {name} --apply")
     return 0
 
 

@@ -17,6 +17,7 @@ EXIT_DIFFERS = 5
 def verify(shell: Shell, keys: tuple[str, ...], wants_all: bool) -> int:
     """Read the files of artifacts and check them against their digests.
 
+    On S3 they are fetched from the server, whatever this machine has at hand.
     What is damaged or missing is set aside (quarantine/), so that the next run
     makes it again; then the exit code is 5.
     """
@@ -38,11 +39,12 @@ def verify(shell: Shell, keys: tuple[str, ...], wants_all: bool) -> int:
         shell.document({
             "verified": result.num_sound,
             "size_bytes": result.read_bytes,
+            "read_from": shell.workspace.store.url,
             "damaged": [vars(problem) for problem in result.problems],
         })  # fmt: skip
     else:
         shell.data(f"{problem.stage} {problem.key[:8]}  {problem.what}" for problem in result.problems)
-        shell.say(f"{plural(result.num_sound, 'artifact')} whole, {format_bytes(result.read_bytes)} read")
+        shell.say(f"{plural(result.num_sound, 'artifact')} whole, {format_bytes(result.read_bytes)} read from {shell.place()}")
     if result.problems:
         shell.say(
             f"{plural(len(result.problems), 'artifact')} damaged and set aside",

@@ -28,6 +28,7 @@ artifacts = LazyGroup(
         "verify": Verb(f"{_HERE}.artifact_verify:verify", "Read files again; set aside what is damaged."),
         "promote": Verb(f"{_HERE}.artifact_names:promote", "Give an artifact the next version of a name."),
         "names": Verb(f"{_HERE}.artifact_names:names", "List names and pins."),
+        "unname": Verb(f"{_HERE}.artifact_names:unname", "Take a name away from an artifact."),
         "pin": Verb(f"{_HERE}.artifact_names:pin", "Keep an artifact from gc."),
         "unpin": Verb(f"{_HERE}.artifact_names:unpin", "Let gc have a pinned artifact again."),
         "import": Verb(f"{_HERE}.artifact_import:import_artifact", "Adopt a model from a folder."),

@@ -278,13 +278,18 @@ class Scheduler:
                 self._wait(unit, State.BUSY, unit.busy_wait_s)
             case Ending.CANCELLED if self.cancelled_at is not None:
                 self.graph.cancel(unit)
-            case Ending.DAMAGED_INPUT if not unit.repaired_inputs:
+            case Ending.DAMAGED_INPUT if not unit.repaired_inputs and not self._lacks_existing(unit):
                 details = self._failure_details(unit, work, outcome, FailureClass.DAMAGED_INPUT)
                 self._event("attempt_failed", unit, **details, will_retry=True, delay_s=0.0)
                 unit.attempt -= 1
                 self.graph.make_inputs_again(unit, is_there=self._is_there)
             case _:
                 self._attempt_failed(unit, work, outcome)
+
+    def _lacks_existing(self, unit: Unit) -> bool:
+        """Whether an input is gone that no node of the file makes, so that it cannot be made again."""
+        given = [self.units[label] for label in unit.input_labels if self.units[label].node.existing is not None]
+        return not all(self._is_there(parent) for parent in given)
 
     def _is_there(self, unit: Unit) -> bool:
         return self.artifacts.find(unit.node.spec.name, unit.node.key) is not None

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.report.run_status import RunStatus
 from orchestrator.report.text import Style, format_value, plural, shorten, state_word
 from orchestrator.workflow.check import CheckedSweep, CheckedWorkflow
-from orchestrator.workflow.references import parse_reference
+from orchestrator.workflow.references import existing_name, parse_reference
 
 _STATES = (
     "failed", "running", "retrying", "waiting", "interrupted", "cancelled", "blocked", "planned", "done", "hit", "skipped",
@@ -128,7 +128,7 @@ def _of_sweep(sweep: CheckedSweep, found: Mapping[str, Counter[str]]) -> tuple[l
         boxes.append(_box(label, sweep.specs[part].name, found, group=name, detail=detail))
         node = sweep.node.nodes[part]
         texts = [text for value in node.inputs.values() for text in ([value] if isinstance(value, str) else value)]
-        targets = [_name(text, inside) for text in (*texts, *node.needs)]
+        targets = [_name(text, inside) for text in (*texts, *node.needs) if not existing_name(text)]
         if not targets:
             targets = list(dict.fromkeys(sweep.node.needs))
         edges += [(target, label) for target in targets]

@@ -30,7 +30,7 @@ def plan_lines(plan: Plan, artifacts: Artifacts, *, place: str, style: Style, wi
         rows = [row for name in plan.checked.order for row in _rows_beside_nodes(plan, name)]
     else:
         rows = []
-        for name in plan.checked.order:
+        for name in [*(node.name for node in plan.nodes.values() if node.existing is not None), *plan.checked.order]:
             rows += _rows_beside_nodes(plan, name)
             rows += [
                 [node.status.value, node.label, node.key[:KEY_LETTERS], why(explainer, node, is_explained=is_explained)]

@@ -142,7 +142,7 @@ class Artifacts:
         is_damaged = False
         for file in record.files.values():
             try:
-                verify_file(self.store.blob_path(file.digest), digest=file.digest, size_bytes=file.size_bytes)
+                self.store.verify_blob(file.digest, file.size_bytes)
             except IntegrityError:
                 is_damaged = True
                 self.store.remove_blob(file.digest)

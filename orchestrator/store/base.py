@@ -144,6 +144,9 @@ class Store(Protocol):
         IntegrityError where it had to be fetched and was damaged. It stays until `release_blobs`.
         """
 
+    def verify_blob(self, digest: str, size_bytes: int) -> None:
+        """Read the blob where the store keeps it, never a copy on this machine; FileNotFoundError or IntegrityError."""
+
     def release_blobs(self) -> None:
         """The files that `blob_path` gave to this process need not stay any longer: a cache may drop them."""
 

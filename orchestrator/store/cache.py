@@ -70,7 +70,7 @@ class BlobCache:
         with self._locked(digest):  # another process of this machine may be fetching it
             if not self._link_if_sound(digest, pin):
                 pin.unlink(missing_ok=True)
-                new = self._new_file(digest)
+                new = self.new_file(digest)
                 try:
                     fetch(new)
                     self._remember(digest, new)
@@ -83,7 +83,7 @@ class BlobCache:
         """Take over a file whose digest is known; the source is gone afterwards. Fails quietly: a cache may be full."""
         try:
             if source.stat().st_nlink > 1:  # another name of the file must not be able to change the cached one
-                new = self._new_file(digest)
+                new = self.new_file(digest)
                 shutil.copyfile(source, new)
                 source.unlink()
                 source = new
@@ -188,7 +188,8 @@ class BlobCache:
     def _pin(self, digest: str) -> Path:
         return self._pins() / digest
 
-    def _new_file(self, digest: str) -> Path:
+    def new_file(self, digest: str) -> Path:
+        """A place for a file that this process is going to fill; `sweep` removes it where the process dies."""
         path = self.root / "new" / process_mark() / f"{digest}-{time.monotonic_ns()}"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path

@@ -182,6 +182,9 @@ class LocalStore:
         os.stat(path)
         return Path(path)
 
+    def verify_blob(self, digest: str, size_bytes: int) -> None:
+        verify_file(self.blob_path(digest), digest=digest, size_bytes=size_bytes)
+
     def release_blobs(self) -> None:
         pass  # what `blob_path` gave is the blob itself
 

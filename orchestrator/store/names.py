@@ -1,6 +1,7 @@
 """Names and pins: what people want to keep, and what to call it. Both keep `gc` from an artifact and from its inputs.
 
-names/<name>/<version>   which artifact the version means; created once, never overwritten: the next one is the next version
+names/<name>/<version>   which artifact the version means; created once, never overwritten: the next one is the next version.
+                         A version that was taken away stays as a mark of that, so that it never means another artifact
 pins/<key>               keep this artifact, without a name
 """
 
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 
 from orchestrator.errors import UsageError
 from orchestrator.store.artifacts import Artifacts, Record
-from orchestrator.store.base import Store
+from orchestrator.store.base import Entry, Store
 from orchestrator.store.claims import Claims
 from orchestrator.store.ledger import now_text
+from orchestrator.store.parallel import in_parallel
 
 FORMAT = 1
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,63}")
@@ -62,7 +64,7 @@ class Names:
         """Keep the artifact; the pin that stands where it has one."""
         mark = Mark(key=record.key, stage=record.stage, note=note, created=now_text())
         path = f"pins/{record.key}"
-        return mark if self._create(path, mark) else (_decode(self.store, path) or mark)
+        return mark if self._create(path, mark) else (_decode(self.store.read(path)) or mark)
 
     def unpin(self, key: str) -> bool:
         """Take the pin away; False if there was none."""
@@ -74,23 +76,40 @@ class Names:
         if match is None:
             return None
         if match[2]:
-            return _decode(self.store, f"names/{match[1]}/{match[2]}")
+            return _decode(self.store.read(f"names/{match[1]}/{match[2]}"))
         return next(reversed(self.versions(match[1])), None)
+
+    def unname(self, mark: Mark) -> bool:
+        """Take a version of a name away, for good; False if it means nothing any more, or has changed."""
+        path = f"names/{mark.name}/{mark.version}"
+        entry = self.store.read(path)
+        if entry is None or _decode(entry) != mark:
+            return False
+        taken_away = json.dumps({"format": FORMAT, "removed": now_text(), "meant": mark.key}).encode()
+        return self.store.replace(path, taken_away, version=entry.version) is not None
 
     def versions(self, name: str) -> list[Mark]:
         """Every version of a name, oldest first."""
-        numbers = sorted(int(version) for version in self.store.list(f"names/{name}") if version.isdigit())
-        found = (_decode(self.store, f"names/{name}/{number}") for number in numbers)
-        return [mark for mark in found if mark is not None]
+        return self._marks(self._paths(name))
 
     def all_names(self) -> list[Mark]:
         """Every version of every name, by name, oldest first."""
-        return [mark for name in sorted(self.store.list("names")) for mark in self.versions(name)]
+        folders = in_parallel(self._paths, sorted(self.store.list("names")), width=self.store.width)
+        return self._marks([path for paths in folders for path in paths])
 
     def all_pins(self) -> list[Mark]:
         """Every pin, oldest first."""
-        found = (_decode(self.store, f"pins/{key}") for key in list(self.store.list("pins")))
-        return sorted((mark for mark in found if mark is not None), key=lambda mark: (mark.created, mark.key))
+        marks = self._marks([f"pins/{key}" for key in self.store.list("pins")])
+        return sorted(marks, key=lambda mark: (mark.created, mark.key))
+
+    def _paths(self, name: str) -> list[str]:
+        numbers = sorted(int(version) for version in self.store.list(f"names/{name}") if version.isdigit())
+        return [f"names/{name}/{number}" for number in numbers]
+
+    def _marks(self, paths: list[str]) -> list[Mark]:
+        entries = self.store.read_many(paths)
+        found = (_decode(entries.get(path)) for path in paths)
+        return [mark for mark in found if mark is not None]
 
     def kept_keys(self) -> Iterator[tuple[str, str]]:
         """(key, why it is kept) of everything that has a name or a pin."""
@@ -125,8 +144,7 @@ def check_name(name: str) -> None:
         )
 
 
-def _decode(store: Store, path: str) -> Mark | None:
-    entry = store.read(path)
+def _decode(entry: Entry | None) -> Mark | None:
     if entry is None:
         return None
     try:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import IntegrityError, StoreError
 from orchestrator.store.base import Blob, Entry, Upload
 from orchestrator.store.cache import RECORDS, BlobCache, cache_folder
 from orchestrator.store.s3_client import Place, Refused, S3Client
@@ -176,10 +176,28 @@ class S3Store:
             self.client.call("abort_multipart_upload", upload.path, UploadId=upload.id)
 
     def blob_path(self, digest: str) -> Path:
+        with self._fetching(digest):
+            return self.cache.open(digest, lambda target: self._fetch(digest, target))
+
+    def verify_blob(self, digest: str, size_bytes: int) -> None:
+        with self._fetching(digest):
+            target = self.cache.new_file(digest)
+            try:
+                self._fetch(digest, target)
+                if target.stat().st_size != size_bytes:
+                    raise IntegrityError(f"{self.url}/{_blob(digest)} has {target.stat().st_size} bytes, not {size_bytes}")
+            finally:
+                target.unlink(missing_ok=True)
+
+    def _fetch(self, digest: str, target: Path) -> None:
         from orchestrator.store.s3_transfer import download
 
+        download(self.client, _blob(digest), target, digest)
+
+    @contextmanager
+    def _fetching(self, digest: str) -> Iterator[None]:
         try:
-            return self.cache.open(digest, lambda target: download(self.client, _blob(digest), target, digest))
+            yield
         except KeyError:
             raise FileNotFoundError(f"{self.url}/{_blob(digest)}") from None
         except FileNotFoundError:

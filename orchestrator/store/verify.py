@@ -1,4 +1,7 @@
-"""Every byte of artifacts read again and held against its digest. Memory does not grow with files, nor much with artifacts."""
+"""Every byte of artifacts read again where the store keeps it, and held against its digest.
+
+Memory does not grow with files, nor much with artifacts.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from dataclasses import dataclass, field
 from orchestrator.errors import IntegrityError
 from orchestrator.store.artifacts import Artifacts, content_digest, record_path
 from orchestrator.store.base import Entry, Store
-from orchestrator.store.blobs import verify_file
 from orchestrator.store.record_file import FORMAT, BadRecord, Record, decode_record
 
 
@@ -44,7 +46,6 @@ def verify_artifacts(
         entry = store.read(record_path(stage, key))
         if entry is not None:
             what = check.problem_of(stage, key, entry)
-            store.release_blobs()
             if what:
                 result.problems.append(Damage(stage, key, what))
             else:
@@ -92,7 +93,7 @@ class _Check:
             return ""
         store = self.artifacts.store
         try:
-            verify_file(store.blob_path(file.digest), digest=file.digest, size_bytes=file.size_bytes)
+            store.verify_blob(file.digest, file.size_bytes)
         except FileNotFoundError:
             return f"{name} is missing"
         except IntegrityError:

@@ -7,14 +7,14 @@ that a block size does not divide, more GPUs than there are) shows itself later,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from orchestrator.errors import WorkflowError
 from orchestrator.workflow.check_nodes import NodesCheck
 from orchestrator.workflow.check_sweep import check_sweep
 from orchestrator.workflow.load import LoadedWorkflow
 from orchestrator.workflow.places import Findings
-from orchestrator.workflow.references import parse_reference, split_metric
+from orchestrator.workflow.references import ExistingArtifact, parse_reference, split_metric
 from orchestrator.workflow.scope import Scope
 from orchestrator.workflow.spec import Node
 from orchestrator.workflow.sweep_spec import SweepNode
@@ -44,7 +44,8 @@ class CheckedWorkflow:
 
     References are plain: `loaded.workflow` holds `node` where the file says `node.output`, and lists in every `foreach`.
     `order` is topological, sweeps among the nodes, and the file's own order wherever that leaves a choice. `targets` are the
-    nodes and sweeps that each node or sweep refers to.
+    nodes and sweeps that each node or sweep refers to. `existing` is what references to the store have been found to mean, by
+    their text: nothing as checked, all of them in a plan.
     """
 
     loaded: LoadedWorkflow
@@ -52,6 +53,7 @@ class CheckedWorkflow:
     order: tuple[str, ...]
     sweeps: Mapping[str, CheckedSweep]
     targets: Mapping[str, tuple[str, ...]]
+    existing: Mapping[str, ExistingArtifact] = field(default_factory=dict)
 
 
 def check_workflow(loaded: LoadedWorkflow) -> CheckedWorkflow:

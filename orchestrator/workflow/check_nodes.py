@@ -7,7 +7,7 @@ import re
 from orchestrator.workflow.check_params import check_params
 from orchestrator.workflow.order import order_of
 from orchestrator.workflow.places import KeyPath, entry, list_names, nearest, shorten
-from orchestrator.workflow.references import FRONT, OUTPUT, Reference, split_metric
+from orchestrator.workflow.references import EXISTING, EXISTING_PATTERN, FRONT, OUTPUT, Reference, split_metric
 from orchestrator.workflow.scope import Scope
 from orchestrator.workflow.spec import NAME_PATTERN, NAME_RULE, Node, Resources, When
 from stages import catalog
@@ -211,6 +211,8 @@ class NodesCheck:
     def _edge(self, name: str, port_name: str, text: str, place: KeyPath, port: Port | None) -> Reference | None:
         """Note that an input refers to a node, and check that the node makes what the port takes."""
         found = entry(port_name, text)
+        if text.startswith(EXISTING):
+            return self._existing(name, text, place, found=found)
         reference = self.scope.resolve(name, text, place, found=found)
         if reference is None:
             return None
@@ -236,6 +238,20 @@ class NodesCheck:
             next_step=f"orchestrator stages show {made.name}",
         )
         return reference
+
+    def _existing(self, name: str, text: str, place: KeyPath, *, found: str) -> Reference | None:
+        """An artifact of the store; whether there is one, and of which kind, is known when a plan is made."""
+        if EXISTING_PATTERN.fullmatch(text):
+            return Reference(text)
+        self.findings.add(
+            place,
+            f'node "{self.scope.said(name)}": "{shorten(text)}" cannot be the name or the key of an artifact',
+            found=found,
+            expected=f"{EXISTING}NAME, {EXISTING}NAME@VERSION (from 1), or {EXISTING}KEY with at least 8 letters of the key",
+            suggestion=f"write the name in small letters: {text.lower()}" if EXISTING_PATTERN.fullmatch(text.lower()) else "",
+            next_step="orchestrator artifacts names",
+        )
+        return None
 
     def _needs(self, name: str, node: Node) -> None:
         for index, target in enumerate(node.needs):

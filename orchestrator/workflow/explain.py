@@ -46,9 +46,9 @@ class Explainer:
 
     def explain(self, node: PlanNode) -> Explanation:
         """The fewest differences decide which artifact is nearest; among equals the newest."""
-        digest = source_digest(node.spec.implementation)
         if node.record is not None:
-            return Explanation(node.record, (), node.record.source_digest != digest)
+            return Explanation(node.record, (), node.has_drifted)
+        digest = source_digest(node.spec.implementation)
         nearest = _nearest(self._stage_records(node.spec.name), node.key, node.identity)
         if nearest is None:
             return Explanation(None, (), code_changed=False)
@@ -58,7 +58,9 @@ class Explainer:
     def reason(self, node: PlanNode) -> str:
         """One line for the plan's WHY column."""
         if node.status is Status.HIT and node.record is not None:
-            return f"recorded {node.record.finished[:16].replace('T', ' ')}, run {node.record.run}"
+            known_as = f"{node.existing.name}, " if node.existing is not None and node.existing.name else ""
+            came_by = f"run {node.record.run}" if node.record.run else "imported"
+            return f"{known_as}recorded {node.record.finished[:16].replace('T', ' ')}, {came_by}"
         if node.note or node.status is not Status.RUN:
             return node.note
         waits = [label for label in node.parents if self.plan.nodes[label].status in (Status.RUN, Status.WAIT)]

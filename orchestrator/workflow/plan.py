@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.store.artifacts import Record
 from orchestrator.workflow.check import CheckedSweep, CheckedWorkflow
 from orchestrator.workflow.drift import source_digest
-from orchestrator.workflow.references import split_metric
+from orchestrator.workflow.references import ExistingArtifact, split_metric
 from orchestrator.workflow.spec import Node, When
 from orchestrator.workflow.sweep_result import SweepResult
 from stages.contract import StageSettings, StageSpec
@@ -42,6 +42,8 @@ class SweepStatus(StrEnum):
 class PlanNode:
     """One node of the plan. `inputs` refer to labels of this plan; `forced` nodes run although a record stands.
 
+    One with `existing` is no node of the file but what a node refers to: it is a hit, and can never run.
+
     Of a sweep's trial, `label` is "search/t0007/sparsify" and `node` is "search.sparsify".
     """
 
@@ -60,15 +62,18 @@ class PlanNode:
     record: Record | None = None
     forced: bool = False
     note: str = ""
+    existing: ExistingArtifact | None = None
 
     @property
     def name(self) -> str:
         """The node's name in the file, or that of the sweep it is part of."""
-        return self.node.partition(".")[0]
+        return self.node if self.existing is not None else self.node.partition(".")[0]
 
     @property
     def has_drifted(self) -> bool:
         """Whether the hit was made by other code than what stands here now."""
+        if self.existing is not None:
+            return False
         return self.record is not None and self.record.source_digest != source_digest(self.spec.implementation)
 
     @cached_property

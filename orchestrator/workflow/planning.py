@@ -10,11 +10,12 @@ from dataclasses import replace
 from orchestrator.errors import PlanError
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.workflow.check import CheckedSweep, CheckedWorkflow
+from orchestrator.workflow.existing import existing_instance, existing_node, find_existing
 from orchestrator.workflow.expand import Axis, Instance, expand_node
 from orchestrator.workflow.identity import artifact_key
 from orchestrator.workflow.keyed import keyed_node
 from orchestrator.workflow.plan import Plan, PlanNode, PlanSweep, Selection, Status, SweepStatus
-from orchestrator.workflow.references import FRONT, parse_reference, split_metric
+from orchestrator.workflow.references import FRONT, existing_name, parse_reference, split_metric
 from orchestrator.workflow.selecting import DRIFTED, refuse_unknown_names, require_hits_above, selected_names, with_below
 from orchestrator.workflow.settled import read_result, settled_instances, settled_nodes
 from orchestrator.workflow.spec import Node
@@ -41,6 +42,7 @@ def make_plan(
     selection = selection or Selection()
     refuse_unknown_names(checked, selection)
     names = selected_names(checked, selection)
+    checked = replace(checked, existing=find_existing(checked, artifacts, names, known=checked.existing))
     draft = _Draft(checked, artifacts, selection, results or {})
     for name in checked.order:
         if name in names:
@@ -103,6 +105,8 @@ class _Draft:
         references = (
             sweep.refers_to if sweep is not None else _references(workflow.nodes[name], self.checked.specs[name].inputs)
         )
+        for text in filter(existing_name, references):
+            self._add_existing(text)
         for reference in map(parse_reference, references):
             if reference.which and not self._made[str(reference)]:
                 result = self.sweeps[reference.node].result
@@ -113,6 +117,11 @@ class _Draft:
             self._add_sweep(sweep)
         else:
             self._add_node(name, workflow.nodes[name])
+
+    def _add_existing(self, text: str) -> None:
+        node = self.nodes[text] = existing_node(text, self.checked.existing[text])
+        self._keys[text] = node.key
+        self._made[text] = [existing_instance(text)]
 
     def _add_node(self, name: str, node: Node) -> None:
         workflow, spec = self.checked.loaded.workflow, self.checked.specs[name]

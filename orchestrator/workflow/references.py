@@ -1,13 +1,19 @@
-"""What a text of a workflow file refers to: a node, or a node of a sweep's best trial or of all trials of its front."""
+"""What a text of a workflow file refers to: a node, a node of a sweep's best trial or of all trials of its front, or an
+artifact that the store holds already.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 BEST = "best"
 FRONT = "front"
 OUTPUT = "output"
 """`node.output` says the same as `node`: each node has one output."""
+EXISTING = "artifact:"
+"""What a reference to an artifact of the store begins with; no name of a node holds a colon."""
+EXISTING_PATTERN = re.compile(EXISTING + r"([a-z][a-z0-9._-]{0,63}(@[1-9][0-9]{0,8})?|[0-9a-f]{8,32})")
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,19 @@ class Reference:
         return self.which == FRONT
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExistingArtifact:
+    """An artifact of the store that the file refers to; `name` is the version of a name it was found by, if it was."""
+
+    stage: str
+    key: str
+    kind: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or f"artifact {self.key[:8]}"
+
+
 def parse_reference(text: str) -> Reference:
     """The reference in a text that the check has found good.
 
@@ -34,8 +53,20 @@ def parse_reference(text: str) -> Reference:
         >>> [str(parse_reference(text)) for text in ("a", "a.output", "s.best.x", "s.front.x.output")]
         ['a', 'a', 's.best.x', 's.front.x']
     """
+    if existing_name(text):
+        return Reference(text)
     node, *rest = text.split(".")
     return Reference(node, *rest[:2]) if len(rest) > 1 else Reference(node)
+
+
+def existing_name(text: object) -> str:
+    """The name, or the beginning of a key, in a reference to an artifact of the store; empty for any other reference.
+
+    Example:
+        >>> existing_name("artifact:vit-sparse@3"), existing_name("train")
+        ('vit-sparse@3', '')
+    """
+    return text[len(EXISTING) :] if isinstance(text, str) and text.startswith(EXISTING) else ""
 
 
 def split_metric(text: str) -> tuple[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from orchestrator.store.artifacts import Artifacts
+from orchestrator.errors import PlanError
+from orchestrator.store.artifacts import Artifacts, Record
 from orchestrator.workflow.plan import PlanNode, Status, unmet_condition
 
 Holder = Callable[[str], str | None]
@@ -35,6 +36,8 @@ class StatusRules:
 
     def apply(self, node: PlanNode, known: Mapping[str, PlanNode]) -> PlanNode:
         """`node` with its record and status; `known` holds its parents by label. A parent that is not there says nothing."""
+        if node.existing is not None:
+            return replace(node, record=self._existing_record(node), status=Status.HIT)
         parents = [known[parent] for parent in node.parents if parent in known]
         node = replace(node, record=self.artifacts.find(node.spec.name, node.key))
         is_asked = node.key in self.asked_again or (self.drift and node.has_drifted)
@@ -58,6 +61,15 @@ class StatusRules:
         if self.first_with_key is not None and node.when is None and status is not Status.SKIP:
             self.first_with_key.setdefault(node.key, node.label)  # a node that may yet be skipped makes nothing for others
         return replace(node, status=status, forced=forced and status is Status.RUN, note=note)
+
+    def _existing_record(self, node: PlanNode) -> Record:
+        record = self.artifacts.find(node.spec.name, node.key)
+        if record is None:
+            raise PlanError(
+                f'"{node.label}": artifact {node.key[:8]} of {node.spec.name} has just gone from the store',
+                next_step="orchestrator artifacts names",
+            )
+        return record
 
 
 def with_status(

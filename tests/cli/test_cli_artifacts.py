@@ -70,6 +70,24 @@ def test_pins_are_listed_and_taken_away(cli: Cli, finished: str) -> None:
     assert "is not pinned" in answer.err
 
 
+def test_a_name_is_taken_away_after_a_preview(cli: Cli, finished: str) -> None:
+    """Nobody loses a name to a typing error, and gc may have the artifact afterwards."""
+    first, last = keys(cli)["first"], keys(cli)["last"]
+    for key in (first, last):
+        cli("artifacts", "promote", key, "base")
+    shown = cli("artifacts", "unname", "base")
+    assert "base@1" in shown.out
+    assert "base@2" in shown.out
+    assert "--apply" in shown.err
+    assert len(cli("artifacts", "names", "--json").document["names"]) == 2
+    assert cli("artifacts", "unname", "base@1", "--apply", "--json").document["removed"] == ["base@1"]
+    assert [name["version"] for name in cli("artifacts", "names", "--json").document["names"]] == [2]
+    assert cli("artifacts", "unname", "base", "--apply").code == 0
+    unknown = cli("artifacts", "unname", "base@2", "--apply")
+    assert unknown.code == 2
+    assert 'no name "base@2"' in unknown.err
+
+
 def test_get_overwrites_only_when_forced_and_follows_no_link(cli: Cli, finished: str, tmp_path: Path) -> None:
     """A link in the folder would let the copy overwrite a file somewhere else."""
     key = keys(cli)["first"]
@@ -253,6 +271,13 @@ def test_an_imported_model_is_known_by_its_content_and_kept(cli: Cli) -> None:
     assert cli("artifacts", "verify", "my-model").code == 0
     assert cli("gc", *ALL_AT_ONCE, "--json").document["artifacts"] == []
     assert "import.model" in cli("show", "my-model").out
+    Path("tune.yaml").write_text(
+        "version: 1\nname: tune\nnodes:\n  tuned: {stage: finetune.classifier, inputs: {model: 'artifact:my-model'},"
+        " params: {data: digits}}\n"
+    )
+    planned = {node["label"]: node for node in cli("plan", "tune.yaml", "--json").document["nodes"]}
+    assert (planned["artifact:my-model"]["status"], planned["artifact:my-model"]["key"]) == ("HIT", first["key"])
+    assert planned["tuned"]["parents"] == ["artifact:my-model"]
 
 
 @pytest.mark.parametrize(

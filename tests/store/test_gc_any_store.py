@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from made_artifacts import NOW, hits, key_of, taken
+from servers import damage_blob
 
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.base import Store, open_store
@@ -12,6 +13,7 @@ from orchestrator.store.claims import Claims
 from orchestrator.store.gc import GcRules, apply_gc, plan_gc
 from orchestrator.store.inventory import Inventory
 from orchestrator.store.names import Names
+from orchestrator.store.s3 import S3Store
 from orchestrator.store.verify import verify_artifacts
 
 RULES = GcRules(keep_since=NOW, grace_s=0)
@@ -61,3 +63,19 @@ def test_a_claim_keeps_a_blob_on_every_kind_of_store(store: Store) -> None:
     assert Claims(store).used(within_s=600) == {file.digest}
     assert Claims(store).used(within_s=0) == set()
     assert list(store.list("gc/used")) == []
+
+
+def test_verify_reads_what_the_store_holds_and_no_copy_of_this_machine(store: Store) -> None:
+    """A bucket that lost bytes would be called whole by the one machine that has them in its cache."""
+    artifacts = Artifacts(store)
+    record = artifacts.publish(taken(artifacts, key_of(1), {"a": b"content"}))
+    artifacts.open(record)
+    digest = record.files["a"].digest
+    if isinstance(store, S3Store):
+        store.client.put(f"blobs/{digest[:2]}/{digest}", b"conteXt")
+    else:
+        damage_blob(store, digest, b"conteXt")
+    found = verify_artifacts(store, None)
+    assert [problem.what for problem in found.problems] == ["a is damaged"]
+    assert artifacts.find(record.stage, record.key) is None
+    assert not store.has_blob(digest, 7)

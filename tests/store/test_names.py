@@ -96,3 +96,22 @@ def test_a_damaged_version_is_passed_over_and_never_written_again(artifacts: Art
     assert names.find("base") is None
     assert names.promote(record, "base").version == 2
     assert names.find("base@1") is None
+
+
+def test_a_version_that_was_taken_away_never_means_another_artifact(artifacts: Artifacts) -> None:
+    """A link to it must lead nowhere rather than to something else."""
+    names = Names(artifacts.store)
+    first, second = (make(artifacts, key_of(number), {"a": b"%d" % number}) for number in (1, 2))
+    names.promote(first, "vit")
+    mark = names.promote(second, "vit")
+    assert names.unname(mark)
+    assert not names.unname(mark)
+    assert names.find("vit@2") is None
+    assert names.find("vit") == names.find("vit@1")
+    assert str(names.promote(second, "vit")) == "vit@3"
+    assert {key for key, _ in names.kept_keys()} == {first.key, second.key}
+    for each in names.versions("vit"):
+        assert names.unname(each)
+    assert names.all_names() == []
+    assert list(names.kept_keys()) == []
+    assert str(names.promote(first, "vit")) == "vit@4"
