@@ -11,6 +11,7 @@ from virtual import Attempt, VirtualMachine, drive
 
 from orchestrator import api
 from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.executors.ray import host_loss
 from orchestrator.engine.retries import JITTER, MAX_UNCOUNTED, ending_of
 from orchestrator.engine.units import State
 from orchestrator.engine.work import Ending
@@ -179,3 +180,26 @@ def test_an_attempt_that_failed_is_told_with_its_class_host_and_last_words(run_t
     assert event["seconds"] >= 0
     assert event["log_tail"] == ["probe.fail: attempt 1"]
     assert result.status.nodes["a"].failure_class == "out_of_memory"
+
+
+class Lost(Exception):
+    """What Ray raises for a host that does not answer any more: words, and a mark where its autoscaler took the machine."""
+
+    def __init__(self, words: str, *, preempted: bool = False) -> None:
+        super().__init__(words)
+        self.preempted = preempted
+
+
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        ("The actor died because its node has died. Node Id: 5f", Ending.LOST_NODE),
+        ("The actor died unexpectedly ...\n\tthe actor's node was terminated unexpectedly: heartbeats", Ending.LOST_NODE),
+        ("The actor died unexpectedly ... worker died ... SYSTEM_ERROR ... End of file", Ending.LOST),
+    ],
+)
+def test_a_lost_machine_is_told_from_a_lost_process(words: str, ending: Ending) -> None:
+    """The words are those of Ray 2.60, which has no type for the difference."""
+    assert host_loss(Lost(words), kill_asked=False)[0] is ending
+    assert host_loss(Lost(words), kill_asked=True)[0] is Ending.LOST
+    assert host_loss(Lost(words, preempted=True), kill_asked=False)[0] is Ending.PREEMPTED

@@ -155,7 +155,7 @@ class RayExecutor:
                     ending=Ending.FAILED, error=_first_line(error), error_type=type(error).__name__, trace=str(error)
                 )
             self._refuse_if_gone(error)
-            ending, why = _loss(error, kill_asked=host.kill_asked)
+            ending, why = host_loss(error, kill_asked=host.kill_asked)
             return work, Outcome(
                 ending=ending, error=f"lost the stage host: {why}", error_type=type(error).__name__, trace=str(error)
             )
@@ -220,7 +220,7 @@ class RayExecutor:
         )
 
 
-def _loss(error: Exception, *, kill_asked: bool) -> tuple[Ending, str]:
+def host_loss(error: Exception, *, kill_asked: bool) -> tuple[Ending, str]:
     """How an attempt ended whose host did not answer any more, and in words why; Ray tells of its node in words only."""
     if kill_asked:
         return Ending.LOST, "it was stopped"
