@@ -11,23 +11,31 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.engine.executors.base import Executor, MachineShape
-from orchestrator.engine.notices import Notices
-from orchestrator.engine.scheduler import Event, RunOptions, Scheduler
+from orchestrator.driving import RunResult, Watcher, drive
+from orchestrator.engine.executors.base import Executor
+from orchestrator.engine.place import RayPlace
+from orchestrator.engine.scheduler import RunOptions
 from orchestrator.engine.signals import StopRequests
 from orchestrator.engine.units import State
-from orchestrator.errors import AlreadySubmitted, Interrupted, OrchestratorError, StoreError
+from orchestrator.errors import (
+    AlreadySubmitted,
+    ClusterError,
+    Interrupted,
+    OrchestratorError,
+    PlanError,
+    StoreError,
+    UsageError,
+)
 from orchestrator.report.run_status import FINAL_STATES, RunStatus, read_run_status
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.base import Store, open_store
 from orchestrator.store.blobs import digest_bytes
-from orchestrator.store.lease import Leases
+from orchestrator.store.lease import Holder, Leases
 from orchestrator.store.ledger import Ledger
-from orchestrator.sweeps.driver import RunContext, SweepGuide
 from orchestrator.workflow.check import CheckedWorkflow, check_workflow
 from orchestrator.workflow.identity import encode
 from orchestrator.workflow.load import load_text, load_workflow
@@ -51,35 +59,6 @@ class Workspace:
     @property
     def ledger(self) -> Ledger:
         return Ledger(self.store)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """How a run ended: its id, its final state, and its status as the ledger has it.
-
-    `unmet`: by sweep, why none of its trials was good enough; the run is done all the same. `not_told`: why notices that the
-    workflow asks for did not arrive.
-    """
-
-    run: str
-    state: State
-    status: RunStatus
-    signal_number: int = 0
-    unmet: Mapping[str, str] = field(default_factory=dict)
-    not_told: Sequence[str] = ()
-
-
-class Watcher:
-    """What wants to see a run while it goes on; the default sees nothing. See `orchestrator.cli` for one that prints."""
-
-    def started(self, status: RunStatus) -> None:
-        """The run has its id."""
-
-    def happened(self, events: Sequence[Event], status: RunStatus) -> None:
-        """Something happened; `status` has it folded in."""
-
-    def tick(self, status: RunStatus) -> None:
-        """A few times a second while nodes run."""
 
 
 def open_workspace(store_url: str | None = None) -> Workspace:
@@ -159,7 +138,7 @@ def submit(
     options: RunOptions | None = None,
     watcher: Watcher | None = None,
     tags: Mapping[str, str] | None = None,
-    dashboard: bool = False,
+    place: RayPlace | None = None,
     origin: Mapping[str, str] | None = None,
     idempotency_key: str = "",
 ) -> RunResult:
@@ -167,151 +146,129 @@ def submit(
 
     Nothing is started where nothing is to do. SIGINT and SIGTERM ask the run to stop at its next safe points; what was
     finished stays, and submitting the same file again continues. `executor` may be a function from the run's id to an
-    executor of one's own. `dashboard` starts Ray's with it, on loopback. `origin` says what the plan was made from where that
-    is not the file as it is: `{"continues": RUN}` (see `plan_recorded`), `{"plan_file": PATH}`, `{"smoke": "true"}`. With an
-    `idempotency_key` that a run of this store was begun with before, AlreadySubmitted names that run, and nothing is begun.
+    executor of one's own. `place` says on which Ray; left out, one of the run's own. `origin` says what the plan was made from
+    where that is not the file as it is: `{"continues": RUN}` (see `plan_recorded`), `{"plan_file": PATH}`, `{"smoke": "true"}`.
+    With an `idempotency_key` that a run of this store was begun with before, AlreadySubmitted names it, and nothing is begun.
     """
     leases = Leases(workspace.store, run="")
-    options = options or RunOptions()
-    request = _request(plan, executor, options, tags or {}, origin or {}) | (
-        {"idempotency_key": idempotency_key} if idempotency_key else {}
-    )
+    options, place = options or RunOptions(), place or RayPlace()
+    request = _request(plan, executor, options, tags or {}, origin or {}, idempotency_key)
+    if place.address and plan.has_work:
+        request["cluster"] = {"address": place.address, "store_is_shared": place.store_is_shared}
+
+    def claim(run: str) -> None:
+        leases.run = run
+        leases.acquire(f"run-{run}")
+        _claim_key(request, run, workspace.ledger)
+
     try:
-        return _submit(plan, workspace, leases, executor, options, watcher or Watcher(), request, dashboard=dashboard)
+        run = workspace.ledger.begin(request, claim=claim)
+        return _drive(plan, run, workspace, leases, executor, options, watcher, place)
     finally:
         with suppress(StoreError):  # without a beat they do not look alive for long
             leases.close()
 
 
-def _submit(
+def enqueue(
     plan: Plan,
+    *,
+    workspace: Workspace,
+    address: str,
+    store_is_shared: bool = False,
+    options: RunOptions | None = None,
+    tags: Mapping[str, str] | None = None,
+    origin: Mapping[str, str] | None = None,
+    idempotency_key: str = "",
+) -> str:
+    """Record a run that a job on the cluster at `address` is to drive (see `drive_recorded`), and return its id.
+
+    AlreadySubmitted as for `submit`.
+    """
+    from orchestrator.engine.provenance import command_provenance
+
+    request = _request(plan, "ray", options or RunOptions(), tags or {}, origin or {}, idempotency_key)
+    cluster = {"address": address, "store_is_shared": store_is_shared, "is_job": True}
+    ledger = workspace.ledger
+    return ledger.begin(
+        {**request, "cluster": cluster, "provenance": command_provenance()},
+        claim=lambda run: _claim_key(request, run, ledger),
+    )
+
+
+def _claim_key(request: Mapping[str, Any], run: str, ledger: Ledger) -> None:
+    """Take the idempotency key, if there is one, for this run; AlreadySubmitted if another has it."""
+    key = request.get("idempotency_key")
+    if key:
+        asked = digest_bytes(encode({name: request[name] for name in ("text", "overrides", "selection")}))
+        standing, before = ledger.claim_submission(digest_bytes(key.encode()), run, asked=asked)
+        if standing != run:
+            raise AlreadySubmitted(standing, is_same=before == asked)
+
+
+def drive_recorded(run: str, *, workspace: Workspace, place: RayPlace, watcher: Watcher | None = None) -> RunResult:
+    """Drive a run that `enqueue` recorded, as the entrypoint of its job does. What it raises, the ledger tells, too.
+
+    UsageError where the run has ended; ClusterError where another process drives it; PlanError where this code would make
+    other keys than the code that recorded it.
+    """
+    ledger = workspace.ledger
+    leases = Leases(workspace.store, run=run)
+    request = ledger.request(run).content
+    try:
+        if isinstance(leases.acquire(f"run-{run}"), Holder):
+            raise ClusterError(f"run {run} is driven by another process already", next_step=f"orchestrator status {run}")
+        found = read_run_status(workspace.store, run)
+        if found.ended:
+            raise UsageError(f"run {run} has ended: it is {found.state}", next_step=f"orchestrator resume {run}")
+        try:
+            plan = plan_recorded(run, workspace=workspace)
+            _refuse_other_keys(plan, request)
+        except OrchestratorError as error:
+            ledger.write(run, [{"type": "run_finished", "state": "failed", "seconds": 0.0, "error": error.message}])
+            raise
+        options = RunOptions(keep_going=bool(request.get("keep_going")))
+        return _drive(plan, run, workspace, leases, "ray", options, watcher, place, provenance=request.get("provenance"))
+    finally:
+        with suppress(StoreError):
+            leases.close()
+
+
+def _drive(
+    plan: Plan,
+    run: str,
     workspace: Workspace,
     leases: Leases,
     executor: ExecutorName | Callable[[str], Executor],
     options: RunOptions,
-    watcher: Watcher,
-    request: Mapping[str, Any],
+    watcher: Watcher | None,
+    place: RayPlace,
     *,
-    dashboard: bool,
+    provenance: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    ledger = workspace.ledger
-    run, status = _begin(request, workspace, leases)
-    watcher.started(status)
-    started_s = time.monotonic()
-
-    notices = Notices(plan.checked.loaded.workflow, run=run, ledger=ledger)
-
-    def emit(events: list[Event]) -> None:
-        ledger.write(run, events)
-        status.apply(events)
-        notices.happened(events)
-        watcher.happened(events, status)
-
-    if not plan.has_work:
-        emit([{"type": "run_started"}, {"type": "run_finished", "state": State.DONE.value, "seconds": 0.0}])
-        _tidy(workspace.store, leases, status)
-        unmet = _unmet(_settled(plan))
-        return RunResult(run=run, state=State.DONE, status=status, unmet=unmet, not_told=notices.ended("done", unmet=unmet))
-
-    emit([{"type": "run_started"}])
-    state, error = State.FAILED, ""
-    stop = StopRequests()
-    chosen, guide = None, None
-    try:
-        with stop.heeded():
-            chosen = _executor(executor, workspace.store, run, stop, workflow=plan.name, dashboard=dashboard)
-            provenance = _provenance()
-            guide = _guide(plan, workspace, run, provenance=provenance)
-            scheduler = Scheduler(
-                plan,
-                run=run,
-                executor=chosen,
-                shapes=_start(chosen, emit),
-                artifacts=workspace.artifacts,
-                leases=leases,
-                clock=time.monotonic,
-                emit=emit,
-                tick=lambda: watcher.tick(status),
-                is_cancel_asked=lambda: stop.asked or ledger.is_cancel_asked(run),
-                options=options,
-                provenance=provenance,
-                guide=guide,
-                log_tail=lambda work: ledger.log_tail(work.run, work.folder, work.attempt),
-            )
-            stop.install()
-            state = scheduler.drive()
-            if guide.failures and state is not State.CANCELLED:
-                state, error = State.FAILED, guide.failure_text
-    except KeyboardInterrupt:
-        state, error = State.CANCELLED, "stopped without waiting for the stages"
-        stop.signal_number = stop.signal_number or 2
-    except Exception as problem:
-        error = problem.message if isinstance(problem, OrchestratorError) else f"{type(problem).__name__}: {problem}"
-        raise
-    finally:
-        try:
-            if chosen is not None:
-                chosen.close()
-        finally:
-            try:
-                emit([{"type": "run_finished", "state": state.value, "seconds": time.monotonic() - started_s, "error": error}])
-            finally:
-                _tidy(workspace.store, leases, status)
-            unmet = _unmet(guide.results) if guide is not None and state is State.DONE else {}
-            not_told = notices.ended(state.value, unmet=unmet, error=error)
-    return RunResult(run=run, state=state, status=status, signal_number=stop.signal_number, unmet=unmet, not_told=not_told)
-
-
-def _start(executor: Executor, emit: Callable[[list[Event]], None]) -> tuple[MachineShape, ...]:
-    shapes = executor.start()
-    url, token_file = executor.dashboard
-    if url:
-        emit([{"type": "dashboard_ready", "url": url, "token_file": token_file}])
-    return shapes
-
-
-def _begin(request: Mapping[str, Any], workspace: Workspace, leases: Leases) -> tuple[str, RunStatus]:
-    """Record a run, with a lease on it from before it can be seen."""
-
-    def claim(run: str) -> None:
-        leases.run = run
-        leases.acquire(f"run-{run}")
-        key = request.get("idempotency_key")
-        if key:
-            asked = digest_bytes(encode({name: request[name] for name in ("text", "overrides", "selection")}))
-            standing, before = workspace.ledger.claim_submission(digest_bytes(key.encode()), run, asked=asked)
-            if standing != run:
-                raise AlreadySubmitted(standing, is_same=before == asked)
-
-    run = workspace.ledger.begin(request, claim=claim)
-    status = read_run_status(workspace.store, run)
-    status.state = "running"
-    return run, status
-
-
-def _provenance() -> dict[str, Any]:
-    from orchestrator.engine.provenance import command_provenance
-
-    return command_provenance()
-
-
-def _guide(plan: Plan, workspace: Workspace, run: str, *, provenance: Mapping[str, Any]) -> SweepGuide:
-    """What drives the plan's sweeps, and plans again what waits for them."""
-    return SweepGuide(
+    return drive(
         plan,
-        context=RunContext(
-            run=run, artifacts=workspace.artifacts, ledger=workspace.ledger, clock=time.monotonic, provenance=provenance
-        ),
+        run=run,
+        store=workspace.store,
+        leases=leases,
+        make_executor=lambda stop: _executor(executor, workspace.store, run, stop, workflow=plan.name, place=place),
         replan=lambda results: _plan_given(plan.checked, workspace, plan.selection, results=results),
+        options=options,
+        watcher=watcher or Watcher(),
+        provenance=provenance,
     )
 
 
-def _settled(plan: Plan) -> dict[str, SweepResult]:
-    return {name: sweep.result for name, sweep in plan.sweeps.items() if sweep.result is not None}
-
-
-def _unmet(results: Mapping[str, SweepResult]) -> dict[str, str]:
-    return {name: result.verdict for name, result in results.items() if result.best is None}
+def _refuse_other_keys(plan: Plan, request: Mapping[str, Any]) -> None:
+    """What runs is what was shown when it was asked for, or nothing."""
+    asked = {label: key for label, _, _, key, *_ in request["plan"]}
+    made = {label: node.key for label, node in plan.nodes.items()}
+    other = next((label for label, key in asked.items() if made.get(label, key) != key), None)
+    if other is not None:
+        raise PlanError(
+            f'the code here makes key {made[other][:8]} for node "{other}", and the code that asked for the run '
+            f"{asked[other][:8]}",
+            next_step="the same versions of the stages' packages on the cluster as where the run is submitted",
+        )
 
 
 def status(run: str, *, workspace: Workspace) -> RunStatus:
@@ -336,15 +293,6 @@ def cancel(run: str, *, workspace: Workspace, wait_s: float = 60.0) -> RunStatus
     return found
 
 
-def _tidy(store: Store, leases: Leases, status: RunStatus) -> None:
-    """Remove what killed processes left."""
-    from orchestrator.engine.worker import tidy
-
-    finished = {node.key for node in status.nodes.values() if node.state in ("hit", "done")}
-    with suppress(StoreError):  # the run has ended as it has; the next one tidies up
-        tidy(store, leases, finished)
-
-
 def _executor(
     choice: ExecutorName | Callable[[str], Executor],
     store: Store,
@@ -352,7 +300,7 @@ def _executor(
     stop: StopRequests,
     *,
     workflow: str,
-    dashboard: bool,
+    place: RayPlace,
 ) -> Executor:
     if callable(choice):
         return choice(run)
@@ -362,11 +310,11 @@ def _executor(
         return InlineExecutor(store, run=run, is_stop_asked=lambda: stop.asked)
     from orchestrator.engine.executors.ray import RayExecutor
 
-    return RayExecutor(store, run=run, workflow=workflow, dashboard=dashboard)
+    return RayExecutor(store, run=run, workflow=workflow, place=place)
 
 
 def _request(
-    plan: Plan, executor: Any, options: RunOptions, tags: Mapping[str, str], origin: Mapping[str, str]
+    plan: Plan, executor: Any, options: RunOptions, tags: Mapping[str, str], origin: Mapping[str, str], idempotency_key: str
 ) -> dict[str, Any]:
     loaded = plan.checked.loaded
     return {
@@ -381,12 +329,13 @@ def _request(
         "process_id": os.getpid(),
         "selection": vars(plan.selection),
         **({"origin": dict(origin)} if origin else {}),
+        **({"idempotency_key": idempotency_key} if idempotency_key else {}),
         "plan": [[node.label, node.node, node.spec.name, node.key, node.status.value] for node in plan.nodes.values()],
     }
 
 
 __all__ = [
-    "CheckedWorkflow", "Plan", "PlanNode", "RunOptions", "RunResult", "RunStatus", "Selection", "State", "Status", "Watcher",
-    "Workspace", "cancel", "load", "load_recorded", "open_workspace", "plan", "plan_checked", "plan_recorded",
-    "selection_recorded", "status", "submit",
+    "CheckedWorkflow", "Plan", "PlanNode", "RayPlace", "RunOptions", "RunResult", "RunStatus", "Selection", "State", "Status",
+    "Watcher", "Workspace", "cancel", "drive_recorded", "enqueue", "load", "load_recorded", "open_workspace", "plan",
+    "plan_checked", "plan_recorded", "selection_recorded", "status", "submit",
 ]  # fmt: skip

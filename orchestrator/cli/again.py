@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from orchestrator import api
 from orchestrator.cli.completing import complete_runs
 from orchestrator.cli.group import command, pass_shell
-from orchestrator.cli.running import ExecutorChoice, run_plan
+from orchestrator.cli.placing import choose_place, placing
+from orchestrator.cli.running import run_plan
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import UsageError
 from orchestrator.report.run_status import FINAL_STATES, RunStatus
 from orchestrator.workflow.selecting import with_below
 from orchestrator.workflow.spec import Resources
 
-EXECUTOR = click.option(
-    "--executor", type=click.Choice(["ray", "inline"]), help="As for submit; left out: the one of that run."
-)  # fmt: skip
-
 
 @command("resume", example="orchestrator resume @last")
 @click.argument("run", shell_complete=complete_runs)
-@EXECUTOR
+@placing
 @pass_shell
-def resume(shell: Shell, run: str, executor: ExecutorChoice | None) -> int:
+def resume(shell: Shell, /, run: str, **placed: Any) -> int:
     """Go on with what a run was asked for, wherever it ended.
 
     The recorded workflow is planned again, not the file as it is now. Finished
-    nodes are hits; training goes on from its last saved state.
+    nodes are hits; training goes on from its last saved state. It runs where
+    that run did, unless --executor or --address say otherwise.
     """
     status = _ended(shell, run)
     selection = _without_what_was_rerun(shell, status)
     plan = api.plan_recorded(status.id, workspace=shell.workspace, selection=selection)
     _tell_a_changed_file(shell, status)
-    return _run(shell, plan, status, executor)
+    return _run(shell, plan, status, placed)
 
 
 @command("retry", example="orchestrator retry @last-failed --with-resources memory=8GiB")
@@ -45,9 +44,9 @@ def resume(shell: Shell, run: str, executor: ExecutorChoice | None) -> int:
     "--with-resources", "resources", metavar="NAME=VALUE", multiple=True,
     help="Resources of the failed nodes, such as memory=8GiB; repeatable.",
 )  # fmt: skip
-@EXECUTOR
+@placing
 @pass_shell
-def retry(shell: Shell, run: str, resources: tuple[str, ...], executor: ExecutorChoice | None) -> int:
+def retry(shell: Shell, /, run: str, resources: tuple[str, ...], **placed: Any) -> int:
     """Run only the failed nodes of a run again, and those that they blocked.
 
     Resources are part of no key: with more of them the artifacts are the same.
@@ -65,7 +64,7 @@ def retry(shell: Shell, run: str, resources: tuple[str, ...], executor: Executor
         status.id, workspace=shell.workspace, overrides=overrides, selection=api.Selection(until=(*failed, *blocked))
     )
     _tell_a_changed_file(shell, status)
-    return _run(shell, plan, status, executor)
+    return _run(shell, plan, status, placed)
 
 
 def _ended(shell: Shell, run: str) -> RunStatus:
@@ -75,12 +74,11 @@ def _ended(shell: Shell, run: str) -> RunStatus:
     return status
 
 
-def _run(shell: Shell, plan: api.Plan, status: RunStatus, executor: ExecutorChoice | None) -> int:
-    recorded: ExecutorChoice = "inline" if status.request.get("executor") == "inline" else "ray"
+def _run(shell: Shell, plan: api.Plan, status: RunStatus, placed: Mapping[str, Any]) -> int:
     return run_plan(
         shell,
         plan,
-        executor=executor or recorded,
+        where=choose_place(shell, placed, before=status.request),
         keep_going=bool(status.request.get("keep_going")),
         tags=status.request.get("tags") or {},
         origin={"continues": status.id},

@@ -22,8 +22,9 @@ config = LazyGroup(
 def show_config(shell: Shell) -> int:
     """Show the settings in force, and where each comes from: flag, variable, default.
 
-    There is no settings file: flags and variables are all there is.
+    A flag stands above the profile (--profile), which stands above variables.
     """
+    from orchestrator.cli.profiles import VARIABLE, profiles_file
     from orchestrator.report.text import Column, format_table
     from orchestrator.store.base import DEFAULT_STORE, STORE_VARIABLE
     from orchestrator.store.cache import CACHE_VARIABLE, SIZE_VARIABLE, cache_folder
@@ -37,7 +38,10 @@ def show_config(shell: Shell) -> int:
         found = next((name for name in variables if os.environ.get(name)), "")
         return os.environ.get(found, "") or "as the AWS client finds it", f"${found}" if found else "default"
 
-    place = shell.store_url or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
+    profile = shell.profile
+    place = shell.store_url or profile.store or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
+    by_profile = f"profile {shell.profile_name}"
+    store_flag = "--store" if shell.store_url else by_profile if profile.store else ""
     colour = (
         "--no-color" if shell.no_color else "$NO_COLOR" if os.environ.get("NO_COLOR")
         else "$TERM" if os.environ.get("TERM") == "dumb" else "default"
@@ -46,10 +50,12 @@ def show_config(shell: Shell) -> int:
         (
             "store",
             place if "://" in place else str(Path(place).absolute()),
-            source(STORE_VARIABLE, flag="--store" if shell.store_url else ""),
+            source(STORE_VARIABLE, flag=store_flag),
         ),
         ("colours", "only on a terminal" if colour == "default" else "none", colour),
-        ("executor", "ray", "default of submit --executor"),
+        ("executor", profile.executor or "ray", by_profile if profile.executor else "default of submit --executor"),
+        ("cluster", profile.address or "none: this machine", by_profile if profile.address else "default of submit --address"),
+        ("profiles", str(profiles_file()), source(VARIABLE)),
     ]
     if place.startswith("s3://"):
         size = os.environ.get(SIZE_VARIABLE) or "50 GiB, or a quarter of the disk"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli.again import EXECUTOR
 from orchestrator.cli.completing import complete_artifacts
 from orchestrator.cli.group import command, pass_shell
-from orchestrator.cli.running import ExecutorChoice, run_plan
+from orchestrator.cli.placing import EXECUTOR, ExecutorChoice, Where
+from orchestrator.cli.running import run_plan
 from orchestrator.cli.shell import Shell
 
 FORMATS = {
@@ -55,7 +55,7 @@ def export(shell: Shell, key: str, form: str, settings: tuple[str, ...], executo
     overrides = [f"export.{text}" for text in settings]
     if overrides:
         plan = api.plan_checked(check_workflow(load_text(spelled.text, file=file, overrides=overrides)), workspace=workspace)
-    code = run_plan(shell, plan, executor=executor or "inline", origin={"export_of": record.key})
+    code = run_plan(shell, plan, where=Where(executor=executor or "inline"), origin={"export_of": record.key})
     made = plan.nodes["export"].key
     if code == 0 and not shell.as_json:
         shell.say(f"next: orchestrator artifacts get {made[:8]} ./out")

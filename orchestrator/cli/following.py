@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from orchestrator import api
 from orchestrator.cli.shell import Shell
@@ -14,6 +15,7 @@ EXIT_UNMET = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 LOOK_EVERY_S = 0.5
+SECOND_CTRL_C_S = 3.0
 
 _EXIT_CODES = {"done": 0, "failed": EXIT_FAILED, "cancelled": EXIT_INTERRUPTED, "interrupted": EXIT_INTERRUPTED}
 
@@ -34,6 +36,17 @@ def live_runs(workspace: api.Workspace) -> list[RunStatus]:
 
 def follow(shell: Shell, status: RunStatus) -> int:
     """Show what happens in a run until it ends; its exit code. Ctrl-C ends the watching, never the run."""
+    ended = watch(shell, status)
+    if ended is None:
+        return detached(shell, status.id)
+    if shell.as_json:
+        shell.json_line({"type": "end", "run": ended.id, "state": ended.state})
+    shell.say(end_line(ended, style=shell.err_style))
+    return ended_code(ended, shell.workspace)
+
+
+def watch(shell: Shell, status: RunStatus, *, look: Callable[[RunStatus], None] = lambda _status: None) -> RunStatus | None:
+    """Show what happens in a run until it ends; its last status, None after Ctrl-C. `look` is called at every turn."""
     from orchestrator.cli.watching import make_watcher
 
     workspace = shell.workspace
@@ -45,18 +58,29 @@ def follow(shell: Shell, status: RunStatus) -> int:
             watcher.started(status)
             while status.state not in FINAL_STATES and not shell.reader_is_gone:
                 time.sleep(LOOK_EVERY_S)
+                look(status)
                 status = read_run_status(workspace.store, status.id)
                 events, offset = workspace.ledger.events(status.id, offset=offset)
                 if events:
                     watcher.happened(events, status)
                 watcher.tick(status)
     except KeyboardInterrupt:
-        shell.say("", f"no longer watching; the run goes on. next: orchestrator cancel {status.id}")
-        return EXIT_INTERRUPTED
-    if shell.as_json:
-        shell.json_line({"type": "end", "run": status.id, "state": status.state})
-    shell.say(end_line(status, style=shell.err_style))
-    return ended_code(status, workspace)
+        return None
+    return status
+
+
+def detached(shell: Shell, run: str) -> int:
+    """After a first Ctrl-C: say that the run goes on, and for a moment take a second one as the wish that it stops."""
+    try:
+        shell.say(
+            "", f"no longer watching; run {run} goes on (Ctrl-C again now asks it to stop)",
+            f"   next: orchestrator status {run} --watch, or orchestrator cancel {run}",
+        )  # fmt: skip
+        time.sleep(SECOND_CTRL_C_S)
+    except KeyboardInterrupt:
+        shell.workspace.ledger.ask_to_cancel(run)
+        shell.say("", f"asked run {run} to save and stop", f"   next: orchestrator wait {run}")
+    return EXIT_INTERRUPTED
 
 
 def ended_code(status: RunStatus, workspace: api.Workspace) -> int:

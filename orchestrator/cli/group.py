@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FLAGS = {
     "store": "store_url",
+    "profile": "profile_name",
     "json": "as_json",
     "quiet": "quiet",
     "verbose": "verbose",
@@ -41,6 +42,7 @@ def global_options() -> list[click.Option]:
 
     return [
         option("--store", metavar="URL", text="Folder of artifacts and runs (.orchestrator, or $ORCHESTRATOR_STORE)."),
+        option("--profile", metavar="NAME", text="Place to run, of profiles.toml (docs/cluster.md): address, store, ..."),
         option("--json", text="Data as JSON on stdout, and nothing else there."),
         option("-q", "--quiet", text="Say nothing but results and errors."),
         option("-v", "--verbose", text="Say more; show the trace of an error."),
@@ -71,7 +73,7 @@ class _HasGlobalOptions(click.Command):
             self.format_commands(ctx, formatter)
         if ctx.parent is not None:
             formatter.write_paragraph()
-            formatter.write_text("Also: --store URL, --json, -q, -v, --no-color (orchestrator --help)")
+            formatter.write_text("Also: --store URL, --profile NAME, --json, -q, -v, --no-color (orchestrator --help)")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         if self.example:

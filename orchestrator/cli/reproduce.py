@@ -8,10 +8,9 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.again import EXECUTOR
 from orchestrator.cli.completing import complete_artifacts
 from orchestrator.cli.group import command, pass_shell
-from orchestrator.cli.running import ExecutorChoice
+from orchestrator.cli.placing import EXECUTOR, ExecutorChoice
 from orchestrator.cli.shell import Shell
 
 EXIT_DIFFERENT = 5

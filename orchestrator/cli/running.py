@@ -6,38 +6,32 @@ What `submit`, `resume`, `retry` and `export` have in common; they differ in whe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from orchestrator import api
 from orchestrator.cli.ending import tell_end, tell_nothing_to_do
 from orchestrator.cli.following import EXIT_UNMET, exit_code, follow
+from orchestrator.cli.placing import Where
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import AlreadySubmitted
 from orchestrator.report.plan_table import plan_document, plan_lines
 from orchestrator.report.run_status import read_run_status
-
-ExecutorChoice = Literal["ray", "inline"]
 
 
 def run_plan(
     shell: Shell,
     plan: api.Plan,
     *,
-    executor: ExecutorChoice,
+    where: Where,
     keep_going: bool = False,
     tags: Mapping[str, str] | None = None,
     origin: Mapping[str, str] | None = None,
-    dashboard: bool = False,
     idempotency_key: str = "",
 ) -> int:
     """Show the plan, run it, and return its exit code. For `origin` and `idempotency_key` see `api.submit`."""
     if shell.as_json:
         shell.json_line({"type": "plan", **plan_document(plan, shell.workspace.artifacts)})
     try:
-        return _run(
-            shell, plan, executor=executor, keep_going=keep_going, tags=tags, origin=origin, dashboard=dashboard,
-            idempotency_key=idempotency_key,
-        )  # fmt: skip
+        return _run(shell, plan, where=where, keep_going=keep_going, tags=tags, origin=origin, idempotency_key=idempotency_key)
     except AlreadySubmitted as error:
         if not error.is_same:
             raise
@@ -49,11 +43,10 @@ def _run(
     shell: Shell,
     plan: api.Plan,
     *,
-    executor: ExecutorChoice,
+    where: Where,
     keep_going: bool,
     tags: Mapping[str, str] | None,
     origin: Mapping[str, str] | None,
-    dashboard: bool,
     idempotency_key: str,
 ) -> int:
     if not plan.has_work:
@@ -64,6 +57,13 @@ def _run(
     if not shell.as_json:
         shell.say(
             *plan_lines(plan, shell.workspace.artifacts, place=shell.place(), style=shell.err_style, width=shell.err_width)
+        )
+
+    if where.jobs_address:
+        from orchestrator.cli.clustering import run_on_cluster
+
+        return run_on_cluster(
+            shell, plan, where, keep_going=keep_going, tags=tags, origin=origin, idempotency_key=idempotency_key
         )
 
     caution = shell.workspace.store.caution()
@@ -77,12 +77,12 @@ def _run(
         result = api.submit(
             plan,
             workspace=shell.workspace,
-            executor=executor,
+            executor=where.executor,
+            place=where.place,
             options=api.RunOptions(keep_going=keep_going),
             watcher=watcher,
             tags=tags,
             origin=origin,
-            dashboard=dashboard,
             idempotency_key=idempotency_key,
         )
     code = _code(result)

@@ -21,6 +21,7 @@ from orchestrator.report.text import Style
 
 if TYPE_CHECKING:
     from orchestrator.api import Workspace
+    from orchestrator.cli.profiles import Profile
 
 SCHEMA = 1
 """Version of every JSON document that the command line writes."""
@@ -31,6 +32,7 @@ class Shell:
     """The global flags of one call, and its two streams."""
 
     store_url: str | None = None
+    profile_name: str | None = None
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -44,7 +46,14 @@ class Shell:
         """The store that the flags name, opened on first use."""
         from orchestrator.api import open_workspace
 
-        return open_workspace(self.store_url)
+        return open_workspace(self.store_url or (self.profile.store if self.profile_name else None))
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The profile that --profile names; one that says nothing without it."""
+        from orchestrator.cli.profiles import Profile, load_profile
+
+        return load_profile(self.profile_name) if self.profile_name else Profile()
 
     def data(self, lines: Iterable[str]) -> None:
         """Lines that the command was asked for, to stdout."""
@@ -129,11 +138,12 @@ class Shell:
     @property
     def program(self) -> str:
         """How to call this command line on the same store again."""
-        return f"orchestrator --store {shlex.quote(self.store_url)}" if self.store_url else "orchestrator"
+        flags = {"--profile": self.profile_name, "--store": self.store_url}
+        return " ".join(["orchestrator", *(f"{flag} {shlex.quote(value)}" for flag, value in flags.items() if value)])
 
     def _with_store(self, line: str) -> str:
-        """Whoever names a command to type next need not know of --store: it is added here."""
-        return line.replace("next: orchestrator ", f"next: {self.program} ") if self.store_url else line
+        """Whoever names a command to type next need not know of --store and --profile: they are added here."""
+        return line.replace("next: orchestrator ", f"next: {self.program} ") if self.program != "orchestrator" else line
 
     def _may_colour(self, stream: IO[str]) -> bool:
         return stream.isatty() and not self.no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

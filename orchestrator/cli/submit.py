@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from orchestrator import api
 from orchestrator.cli.group import command, pass_shell
+from orchestrator.cli.placing import choose_place, placing
 from orchestrator.cli.plan import FILE, selecting
 from orchestrator.cli.plan_file import is_plan_file, read_plan
-from orchestrator.cli.running import ExecutorChoice, run_plan
+from orchestrator.cli.running import run_plan
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import UsageError
 
@@ -16,10 +19,7 @@ from orchestrator.errors import UsageError
 @command("submit", example="orchestrator submit workflows/digits.yaml --set pretrain.epochs=5")
 @click.argument("file", type=FILE)
 @selecting
-@click.option(
-    "--executor", type=click.Choice(["ray", "inline"]), default="ray", show_default=True,
-    help="ray: processes on this machine; inline: one node at a time, in this process.",
-)  # fmt: skip
+@placing
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, too; its address is said. Takes some seconds more.")
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with nodes that do not need it.")
 @click.option("--tag", "tags", metavar="NAME=VALUE", multiple=True, help="Mark the run, for ls; repeatable.")
@@ -27,26 +27,27 @@ from orchestrator.errors import UsageError
 @pass_shell
 def submit(
     shell: Shell,
+    /,
     file: str,
     overrides: tuple[str, ...],
     rerun: tuple[str, ...],
     start: tuple[str, ...],
     until: tuple[str, ...],
     smoke: bool,
-    executor: ExecutorChoice,
     dashboard: bool,
     keep_going: bool,
     tags: tuple[str, ...],
     idempotency_key: str,
+    **placed: Any,
 ) -> int:
     """Plan a workflow file (or take a saved PLAN.json), run what is missing, follow it.
 
-    What was finished before is used as it is. Ctrl-C asks the run to stop; the same command goes on where it stopped.
+    What was finished before is used as it is. Ctrl-C asks the run to stop; the same command goes on where it stopped. On a
+    cluster (--address http://...) the first Ctrl-C ends the watching only.
     """
     marks = _tags(tags)
     selection = api.Selection(rerun=rerun, until=until, start=start)
-    if dashboard and executor == "inline":
-        raise UsageError("--dashboard is Ray's, and --executor inline runs without Ray", next_step="leave one of the two out")
+    where = choose_place(shell, placed, dashboard=dashboard)
     if is_plan_file(file):
         if overrides or smoke or selection != api.Selection():
             raise UsageError(
@@ -57,10 +58,7 @@ def submit(
     else:
         origin = {"smoke": "true"} if smoke else {}
         plan = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection, smoke=smoke)
-    return run_plan(
-        shell, plan, executor=executor, keep_going=keep_going, tags=marks, origin=origin, dashboard=dashboard,
-        idempotency_key=idempotency_key,
-    )  # fmt: skip
+    return run_plan(shell, plan, where=where, keep_going=keep_going, tags=marks, origin=origin, idempotency_key=idempotency_key)
 
 
 def _tags(tags: tuple[str, ...]) -> dict[str, str]:

@@ -1,46 +1,72 @@
 """Which ready nodes may start now: our own account of what is held against what the machines offer.
 
-Resources are counted here because the cluster's own figure lags behind. Nodes that ask for the same are one queue, so that
-a plan of thousands costs no scan; larger requests are looked at first, and one that has waited long is not overtaken.
+Resources are counted here because the cluster's own figure lags behind, and machine by machine, because half of what a node
+asks for on each of two is no place for it. Nodes that ask for the same are one queue, so that a plan of thousands costs no
+scan; larger requests are looked at first, and one that has waited long is not overtaken.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from orchestrator.engine.executors.base import MachineShape
 from orchestrator.workflow.spec import Resources
 
 MAX_OVERTAKEN_S = 60.0
+MAX_STRANDED_S = 300.0
+"""So long may machines that a node needs be away (a preempted one comes back, an autoscaler starts another)."""
 _EPSILON = 1e-9
 
 Amounts = dict[str, float]
 Request = tuple[tuple[str, float], ...]
 
 
+@dataclass(frozen=True)
+class _Place:
+    """What one node holds, and of which machine."""
+
+    machine: str
+    amounts: Amounts
+
+
 class Admission:
-    """Queues of ready nodes and an account of what runs. One account for all machines; each request fits one of them."""
+    """Queues of ready nodes, and an account of what runs on each machine."""
 
     def __init__(self, shapes: Sequence[MachineShape], *, max_at_once: int | None) -> None:
-        self.machines = tuple(shapes)
-        self.shapes = [_shape_amounts(shape) for shape in shapes]
         self.max_at_once = max_at_once
-        self._free: Amounts = {}
-        for shape in self.shapes:
-            for name, amount in shape.items():
-                self._free[name] = self._free.get(name, 0.0) + amount
         self._queues: dict[Request, OrderedDict[str, float | None]] = {}  # label: since when it is first and does not fit
         self._queue_of: dict[str, Request] = {}
-        self._held: dict[str, Amounts] = {}
+        self._held: dict[str, _Place] = {}
+        self._stranded_since: dict[Request, float] = {}
+        self.update(shapes)
+
+    def update(self, shapes: Sequence[MachineShape]) -> None:
+        """Count with these machines from now on. What runs on one that is gone holds nothing; it will be told to have ended."""
+        self.machines = tuple(shapes)
+        self.shapes = {shape.name or str(number): shape_amounts(shape) for number, shape in enumerate(shapes)}
+        self._free = {name: dict(amounts) for name, amounts in self.shapes.items()}
+        for place in self._held.values():
+            self._account(place, -1)
 
     def reason_infeasible(self, resources: Resources) -> str:
         """Why no machine could ever run this; empty if one can."""
         wanted = request_amounts(resources)
-        if any(_fits(wanted, shape) for shape in self.shapes):
+        if any(_fits(wanted, shape) for shape in self.shapes.values()):
             return ""
-        offers = "; ".join(_describe(shape) for shape in self.shapes) or "no machine"
+        offers = "; ".join(dict.fromkeys(_describe(shape) for shape in self.shapes.values())) or "no machine"
         return f"it asks for {_describe(wanted)}, and there is {offers}"
+
+    def stranded(self, now_s: float) -> list[str]:
+        """Labels that are ready and that no machine could run any more since `MAX_STRANDED_S` seconds."""
+        for amounts, queue in self._queues.items():
+            if queue and not any(_fits(dict(amounts), shape) for shape in self.shapes.values()):
+                self._stranded_since.setdefault(amounts, now_s)
+            else:
+                self._stranded_since.pop(amounts, None)
+        late = [amounts for amounts, since_s in self._stranded_since.items() if now_s - since_s > MAX_STRANDED_S]
+        return [label for amounts in late for label in self._queues[amounts]]
 
     def add(self, label: str, resources: Resources) -> None:
         """Queue a node that is ready."""
@@ -62,7 +88,8 @@ class Admission:
 
     def _places(self, wanted: Amounts) -> int:
         return sum(
-            min(int((shape.get(name, 0.0) + _EPSILON) // amount) for name, amount in wanted.items()) for shape in self.shapes
+            min(int((shape.get(name, 0.0) + _EPSILON) // amount) for name, amount in wanted.items())
+            for shape in self.shapes.values()
         )
 
     def admit(self, now_s: float) -> list[str]:
@@ -70,10 +97,11 @@ class Admission:
         admitted: list[str] = []
         for amounts, queue in self._queues.items():
             wanted = dict(amounts)
-            while queue and self._has_place() and _fits(wanted, self._free):
+            while queue and self._has_place() and (machine := self._machine_for(wanted)) is not None:
                 label, _ = queue.popitem(last=False)
                 del self._queue_of[label]
-                self._take(label, wanted)
+                self._held[label] = _Place(machine, wanted)
+                self._account(self._held[label], -1)
                 admitted.append(label)
             if queue:
                 label, since_s = next(iter(queue.items()))
@@ -85,16 +113,23 @@ class Admission:
 
     def release(self, label: str) -> None:
         """Give back what a node held."""
-        for name, amount in self._held.pop(label).items():
-            self._free[name] += amount
+        self._account(self._held.pop(label), +1)
 
     def _has_place(self) -> bool:
         return self.max_at_once is None or len(self._held) < self.max_at_once
 
-    def _take(self, label: str, wanted: Amounts) -> None:
-        self._held[label] = wanted
-        for name, amount in wanted.items():
-            self._free[name] -= amount
+    def _machine_for(self, wanted: Amounts) -> str | None:
+        """The machine with the least to spare that has room: large requests find room elsewhere, GPUs are left to who asks."""
+        fitting = [
+            (free.get("GPU", 0.0), free.get("CPU", 0.0), name) for name, free in self._free.items() if _fits(wanted, free)
+        ]
+        return min(fitting)[2] if fitting else None
+
+    def _account(self, place: _Place, sign: int) -> None:
+        free = self._free.get(place.machine)
+        if free is not None:
+            for name, amount in place.amounts.items():
+                free[name] = free.get(name, 0.0) + sign * amount
 
 
 def request_amounts(resources: Resources) -> Amounts:
@@ -103,7 +138,8 @@ def request_amounts(resources: Resources) -> Amounts:
     return {name: amount for name, amount in {**amounts, **resources.custom}.items() if amount > 0}
 
 
-def _shape_amounts(shape: MachineShape) -> Amounts:
+def shape_amounts(shape: MachineShape) -> Amounts:
+    """What a machine offers, by resource name."""
     return {"CPU": shape.cpus, "GPU": shape.gpus, "memory": float(shape.memory_bytes), **shape.custom}
 
 

@@ -1,4 +1,4 @@
-"""Where Ray runs: here, a private cluster on this machine that lives as long as the run. The only caller of `ray.init`."""
+"""A Ray of the run's own: a private cluster on this machine that lives as long as the run. `attached` uses one of others."""
 
 from __future__ import annotations
 

@@ -67,6 +67,8 @@ class Scheduler:
         self.run = run
         self.executor = executor
         self.admission = Admission(shapes, max_at_once=executor.max_at_once)
+        self._machines = shapes
+        self._machines_changed = False
         self.artifacts = artifacts
         self.leases = leases
         self.clock = clock
@@ -170,6 +172,7 @@ class Scheduler:
             self._heed_cancel()
             num_changes = self.graph.num_changes
             more_may_come = self.guide.advance(self)
+            self._heed_machines()
             self._wake_waiting()
             while self.graph.ready:
                 self._make_ready(self.graph.ready.popleft())
@@ -192,6 +195,26 @@ class Scheduler:
             self.tick()
         self.executor.show(self.graph.count_states, is_final=True)
         return self._finish()
+
+    def _heed_machines(self) -> None:
+        """Count with the machines that there are; give up what none of them has been able to run for long."""
+        machines = self.executor.machines()
+        if machines is not self._machines:
+            self._machines, self._machines_changed = machines, True
+            self.admission.update(machines)
+            self._event_of_machines(machines)
+        if not self._machines_changed:
+            return
+        for label in self.admission.stranded(self.clock()):
+            unit = self.units[label]
+            why = self.admission.reason_infeasible(unit.node.asked.resources)
+            self.admission.withdraw(label)
+            self.graph.fail(unit, attempt=unit.attempt, ending="lost", error=f"the machines that could run it are gone: {why}",
+                            error_type="ClusterError", trace="", host="")  # fmt: skip
+
+    def _event_of_machines(self, machines: Sequence[MachineShape]) -> None:
+        totals = {"cpus": sum(each.cpus for each in machines), "gpus": sum(each.gpus for each in machines)}
+        self.note("machines_changed", machines=len(machines), **totals)
 
     def _look(self) -> None:
         """Let the guide abandon what runs inside `poll`; its own failure must not pass for the stage's."""

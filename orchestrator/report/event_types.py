@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 EVENT_TYPES = {
+    "job_submitted": "a cluster was asked to run it: `address`, `job`, the name of Ray's job",
     "run_started": "the run has begun",
+    "machines_changed": "machines have come or gone: how many `machines` there are, `cpus`, `gpus` in all",
     "dashboard_ready": "Ray's dashboard answers: `url`, `token_file`",
     "nodes_added": "nodes were planned after a sweep settled: `nodes`, rows of label, name, stage, key, status",
     "names_skipped": "nodes that cannot be planned: `why` by name",

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.report.run_sweeps import SWEEP_EVENTS, RunSweep, apply_sweep_event, close_sweeps
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Leases
-from orchestrator.store.ledger import Ledger, node_folder
+from orchestrator.store.ledger import Ledger, RunRequest, node_folder
 
 FINAL_STATES = ("done", "failed", "cancelled", "interrupted")
+
+MAX_QUEUED_S = 600.0
+"""A cluster begins a job within seconds, or minutes where it has to start machines first; what waits longer is not coming."""
 
 _NODE_STATES = {
     "node_started": "running",
@@ -61,7 +65,10 @@ class NodeStatus:
 
 @dataclass
 class RunStatus:
-    """A run. `state` is running, done, failed, cancelled, or interrupted (whoever drove it is gone: submit again)."""
+    """A run. `state` is queued (a cluster was asked), running, done, failed, cancelled, or interrupted.
+
+    Interrupted: whoever drove it is gone, and submitting again goes on.
+    """
 
     id: str
     created: str
@@ -126,6 +133,9 @@ def submit_command(request: Mapping[str, Any]) -> str:
     flags |= {"--from": selection.get("start", ()), "--until": selection.get("until", ())}
     words = [word for flag, values in flags.items() for value in values for word in (flag, value)]
     words += ["--executor", request["executor"]] if request["executor"] == "inline" else []
+    cluster = request.get("cluster", {})
+    words += ["--address", cluster["address"]] if cluster else []
+    words += ["--store-is-shared"] if cluster.get("store_is_shared") else []
     words += ["--keep-going"] if request.get("keep_going") else []
     return shlex.join(["orchestrator", "submit", request["file"], *words])
 
@@ -172,9 +182,18 @@ def read_run_status(store: Store, run: str) -> RunStatus:
     _read_further(status, ledger)
     if status.state not in FINAL_STATES and Leases(store, run=run).holder(f"run-{run}") is None:
         _read_further(status, ledger)  # it may have ended between the two looks
-        if status.state not in FINAL_STATES:
+        if status.state == "starting" and _may_yet_begin(request):
+            status.state = "queued"
+        elif status.state not in FINAL_STATES:
             status.end_without_word()
     return status
+
+
+def _may_yet_begin(request: RunRequest) -> bool:
+    """Whether a cluster was asked to drive the run, not too long ago; clocks of two machines differ by far less."""
+    if not request.content.get("cluster", {}).get("is_job"):
+        return False
+    return (datetime.now(UTC) - datetime.fromisoformat(request.created)).total_seconds() < MAX_QUEUED_S
 
 
 def _read_further(status: RunStatus, ledger: Ledger) -> None:

@@ -23,9 +23,10 @@ from orchestrator.report.text import (
     state_word,
 )
 
-LIVE_STATES = ("starting", "running")
+LIVE_STATES = ("queued", "starting", "running")
 
 _RUN_WORDS = {
+    "queued": "WAIT",
     "starting": "RUN",
     "running": "RUN",
     "done": "DONE",

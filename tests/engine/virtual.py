@@ -91,6 +91,9 @@ class VirtualMachine:
     def start(self) -> tuple[MachineShape, ...]:
         return self.shapes
 
+    def machines(self) -> tuple[MachineShape, ...]:
+        return self.shapes
+
     def submit(self, work: Work, resources: Resources) -> None:
         assert work.label not in self._running, f"{work.label} runs twice at once"
         for value in work.inputs.values():

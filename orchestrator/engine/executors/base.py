@@ -14,8 +14,9 @@ from orchestrator.workflow.spec import Resources
 
 @dataclass(frozen=True, kw_only=True)
 class MachineShape:
-    """What one machine offers."""
+    """What one machine offers. `name` tells it from others of the same shape."""
 
+    name: str = ""
     cpus: float
     gpus: float = 0
     memory_bytes: int = 0
@@ -32,6 +33,9 @@ class Executor(Protocol):
 
     def start(self) -> tuple[MachineShape, ...]:
         """Make ready and say what machines there are; raises ClusterError."""
+
+    def machines(self) -> tuple[MachineShape, ...]:
+        """What machines there are now: the very same tuple as long as none has come or gone."""
 
     def submit(self, work: Work, resources: Resources) -> None:
         """Begin an attempt; returns at once."""

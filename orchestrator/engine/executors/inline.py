@@ -40,9 +40,13 @@ class InlineExecutor:
         self._meanwhile: Callable[[], None] = _do_nothing
         self._meanwhile_due = Throttle(MEANWHILE_INTERVAL_S)
         self._num_epochs = 0
+        self._machines = (MachineShape(cpus=os.cpu_count() or 1, memory_bytes=physical_memory_bytes()),)
 
     def start(self) -> tuple[MachineShape, ...]:
-        return (MachineShape(cpus=os.cpu_count() or 1, memory_bytes=physical_memory_bytes()),)
+        return self._machines
+
+    def machines(self) -> tuple[MachineShape, ...]:
+        return self._machines
 
     def submit(self, work: Work, resources: Resources) -> None:  # noqa: ARG002 - this process has what it has
         self._queue.append(work)

@@ -1,5 +1,7 @@
 """Runs nodes in stage-host actors on Ray: a pool keyed by what a host holds, reused because a process that has imported
 torch is worth seconds. Retries are the scheduler's; a host that failed, or that Ray lost, is not used again.
+
+The Ray is this run's own, on this machine; or another's, whose machines come and go, and which others use beside us.
 """
 
 from __future__ import annotations
@@ -13,15 +15,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.engine import cluster
-from orchestrator.engine.admission import Amounts, request_amounts
+from orchestrator.engine import attached, cluster
+from orchestrator.engine.admission import Amounts, request_amounts, shape_amounts
 from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.hosts import refuse_private_store
+from orchestrator.engine.place import RayPlace
 from orchestrator.engine.work import Ending, Outcome, Work
 from orchestrator.errors import ClusterError
 from orchestrator.store.base import Store
 from orchestrator.workflow.spec import Resources
 
 _NODE_LOSS = re.compile(r"its node has died|the actor's node was terminated")
+
+READ_EVERY_S = 1.0
+"""How often it is asked which machines a Ray of others has."""
+
+MAX_IDLE_S = 20.0
+"""What an idle host holds, others on the same Ray may be waiting for."""
+
+PATIENCE_S = 2.0
+"""A host that has found no machine for so long waits for what idle ones hold, or for others, or for a new machine."""
+
 HostKey = tuple[tuple[str, float], ...]
 
 
@@ -33,22 +47,22 @@ class _Host:
     began_s: float = 0.0
     ticket: int = 0  # of its present attempt: a cancellation that comes late must not stop the next one
     kill_asked: bool = False
+    idle_since_s: float = 0.0
+    placed: Any = None  # tells on which machine it is, once it is on one; asked on a Ray of others only
+    machine: str = ""
 
 
 class RayExecutor:
-    """A pool of stage hosts on a Ray of this machine's own."""
+    """A pool of stage hosts."""
 
     name = "ray"
     max_at_once: int | None = None
     dashboard = ("", "")
 
-    def __init__(
-        self, store: Store, *, run: str, num_cpus: int | None = None, dashboard: bool = False, workflow: str = ""
-    ) -> None:
+    def __init__(self, store: Store, *, run: str, place: RayPlace | None = None, workflow: str = "") -> None:
         self._store_url = store.url
         self._run = run
-        self._num_cpus = num_cpus or os.cpu_count() or 1
-        self._wants_dashboard = dashboard
+        self._place = place or RayPlace()
         self._metadata = {"orchestrator_run": run, "workflow": workflow, "store": store.url}
         self._metrics: Any = None
         self._ray: Any = None
@@ -56,40 +70,33 @@ class RayExecutor:
         self._busy: dict[Any, tuple[_Host, Work]] = {}
         self._numbers = itertools.count(1)
         self._tickets = itertools.count(1)
-        self._total: Amounts = {}
+        self._machines: tuple[MachineShape, ...] = ()
+        self._read_due_s = 0.0
         self._services: tuple[cluster.Service, ...] = ()
 
     def start(self) -> tuple[MachineShape, ...]:
-        if self._ray is None:
+        place = self._place
+        if self._ray is None and place.address:
+            self._ray = attached.attach(place.address, metadata=self._metadata, ships_code=place.ships_code)
+        elif self._ray is None:
             cluster.sweep_sessions()
-            self._ray = cluster.start_local(num_cpus=self._num_cpus, dashboard=self._wants_dashboard, metadata=self._metadata)
+            num_cpus = place.num_cpus or os.cpu_count() or 1
+            self._ray = cluster.start_local(num_cpus=num_cpus, dashboard=place.dashboard, metadata=self._metadata)
             self.dashboard = cluster.dashboard(self._ray)
             self._services = cluster.services(self._ray)
         from orchestrator.engine.executors.ray_metrics import RunMetrics
 
         self._metrics = RunMetrics()
-        shapes = []
-        for node in self._ray.nodes():
-            offers = node["Resources"]
-            custom = {
-                name: amount
-                for name, amount in offers.items()
-                if name not in ("CPU", "GPU", "memory", "object_store_memory")
-                and not name.startswith(("node:", "accelerator_type:"))
-            }
-            shapes.append(
-                MachineShape(
-                    cpus=offers.get("CPU", 0),
-                    gpus=offers.get("GPU", 0),
-                    memory_bytes=int(offers.get("memory", 0)),
-                    custom=custom,
-                )
-            )
-        self._total = {}
-        for shape in shapes:
-            for name, amount in {"CPU": shape.cpus, "GPU": shape.gpus, "memory": shape.memory_bytes, **shape.custom}.items():
-                self._total[name] = self._total.get(name, 0.0) + amount
-        return tuple(shapes)
+        self._read_machines()
+        return self._machines
+
+    def machines(self) -> tuple[MachineShape, ...]:
+        now_s = time.monotonic()
+        if self._place.address and now_s >= self._read_due_s:
+            self._read_due_s = now_s + READ_EVERY_S
+            self._read_machines()
+            self._mind_hosts(now_s)
+        return self._machines
 
     def submit(self, work: Work, resources: Resources) -> None:
         host = self._host(resources)
@@ -108,7 +115,7 @@ class RayExecutor:
             if ready and len(references) > 1:
                 ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         except Exception as error:
-            raise _gone(error) from error
+            raise self._gone(error) from error
         if not ready:
             self._refuse_if_gone()
         return [self._collect(reference) for reference in ready]
@@ -128,11 +135,49 @@ class RayExecutor:
                 self._ray.kill(host.actor, no_restart=True)
 
     def close(self) -> None:
+        hosts = self._hosts()
         self._idle.clear()
         self._busy.clear()
-        if self._ray is not None:
+        if self._ray is None:
+            return
+        if self._place.address:
+            for host in hosts:
+                self._retire(host)
+            attached.detach(self._ray)
+        else:
             cluster.stop(self._ray)
-            self._ray = None
+        self._ray = None
+
+    def _hosts(self) -> list[_Host]:
+        return [*self._idle, *(host for host, _ in self._busy.values())]
+
+    def _read_machines(self) -> None:
+        try:
+            found = attached.machines(self._ray)
+            if self._place.address and found != self._machines:
+                hosts = attached.host_names(self._ray)
+                refuse_private_store(self._store_url, hosts, is_shared=self._place.store_is_shared)
+        except ClusterError:
+            raise
+        except Exception as error:
+            raise self._gone(error) from error
+        if found != self._machines:
+            self._machines = found
+
+    def _mind_hosts(self, now_s: float) -> None:
+        """Give up idle hosts that stand in the way: of others who use this Ray, or of a host of ours that finds no machine."""
+        waiting = 0
+        for host in self._hosts():
+            if not host.machine and self._ray.wait([host.placed], timeout=0)[0]:
+                with suppress(Exception):  # its end is told where its work is collected
+                    host.machine = self._ray.get(host.placed)
+            waiting += not host.machine and now_s - host.began_s > PATIENCE_S
+        there = {shape.name for shape in self._machines}
+        for host in list(self._idle):
+            if host.machine not in there or waiting or now_s - host.idle_since_s > MAX_IDLE_S:
+                self._idle.remove(host)
+                self._retire(host)
+                waiting = max(0, waiting - 1)
 
     def _collect(self, reference: Any) -> tuple[Work, Outcome]:
         host, work = self._busy.pop(reference)
@@ -160,6 +205,7 @@ class RayExecutor:
                 ending=ending, error=f"lost the stage host: {why}", error_type=type(error).__name__, trace=str(error)
             )
         if outcome.ending in (Ending.DONE, Ending.SHARED, Ending.BUSY, Ending.CANCELLED) and not host.single_use:
+            host.idle_since_s = time.monotonic()
             self._idle.append(host)
         else:
             self._retire(host)
@@ -174,15 +220,15 @@ class RayExecutor:
         """A dead host on a dead cluster is not worth a retry: the run stops, and submitting again continues it."""
         dead = cluster.dead_service(self._services)
         if dead:
-            raise _gone(RuntimeError(f"its process {dead} was killed or crashed")) from error
+            raise self._gone(RuntimeError(f"its process {dead} was killed or crashed")) from error
         if error is None:
             return
         try:
             alive = any(node["Alive"] for node in self._ray.nodes())
         except Exception as cause:  # noqa: BLE001 - whatever Ray raises here, it is gone
-            raise _gone(cause) from error
+            raise self._gone(cause) from error
         if not alive:
-            raise _gone(error)
+            raise self._gone(error)
 
     def _host(self, resources: Resources) -> _Host:
         wanted = request_amounts(resources)
@@ -194,14 +240,21 @@ class RayExecutor:
                     return host
         while self._idle and not self._fits(wanted):
             self._retire(self._idle.pop(0))
-        return _Host(self._new_actor(wanted), key, single_use=resources.fresh_process)
+        actor = self._new_actor(wanted)
+        placed = actor.machine.remote() if self._place.address else None
+        return _Host(actor, key, single_use=resources.fresh_process, placed=placed)
 
     def _fits(self, wanted: Amounts) -> bool:
+        """Whether all machines together have room beside the hosts that there are; on one machine that decides it."""
         held: Amounts = dict(wanted)
-        for host in [*self._idle, *(host for host, _ in self._busy.values())]:
+        for host in self._hosts():
             for name, amount in host.key:
                 held[name] = held.get(name, 0.0) + amount
-        return all(amount <= self._total.get(name, 0.0) + 1e-9 for name, amount in held.items())
+        total: Amounts = {}
+        for shape in self._machines:
+            for name, amount in shape_amounts(shape).items():
+                total[name] = total.get(name, 0.0) + amount
+        return all(amount <= total.get(name, 0.0) + 1e-9 for name, amount in held.items())
 
     def _new_actor(self, wanted: Amounts) -> Any:
         from orchestrator.engine.executors.ray_host import StageHost
@@ -219,6 +272,10 @@ class RayExecutor:
             .remote(self._store_url, self._run)
         )
 
+    def _gone(self, error: Exception) -> ClusterError:
+        which = f"the Ray at {self._place.address}" if self._place.address else "Ray on this machine"
+        return ClusterError(f"{which} has died: {_first_line(error)}", next_step="submit the same file again: it continues")
+
 
 def host_loss(error: Exception, *, kill_asked: bool) -> tuple[Ending, str]:
     """How an attempt ended whose host did not answer any more, and in words why; Ray tells of its node in words only."""
@@ -229,12 +286,6 @@ def host_loss(error: Exception, *, kill_asked: bool) -> tuple[Ending, str]:
     if _NODE_LOSS.search(str(error)):
         return Ending.LOST_NODE, "its machine died or left"
     return Ending.LOST, "its process died (killed, crashed or out of memory)"
-
-
-def _gone(error: Exception) -> ClusterError:
-    return ClusterError(
-        f"Ray on this machine has died: {_first_line(error)}", next_step="submit the same file again: it continues"
-    )
 
 
 def _first_line(error: Exception) -> str:

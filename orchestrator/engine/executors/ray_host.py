@@ -30,6 +30,8 @@ class StageHost:
         self._is_leaving = False
         self._former: Any = signal.getsignal(signal.SIGTERM)
         signal.signal(signal.SIGTERM, self._leave)
+        if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves the GPUs visible to who asked for none, unless told otherwise
         metrics = HostMetrics()
         self._worker = Worker(
             metrics.measured(open_store(store_url)),
@@ -55,6 +57,11 @@ class StageHost:
     def cancel(self, ticket: int) -> None:
         """Ask the stage that runs this attempt to stop at its next safe point."""
         self._cancelled.add(ticket)
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def machine(self) -> str:
+        """The name of the machine that Ray has chosen."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM: a stage that runs saves its state and stops, as far as the grace that whoever asked gives lasts."""

@@ -1,0 +1,66 @@
+"""Several Ray nodes on this machine, in a process of their own: its stdin says what happens to them.
+
+Token authentication is on. Prints one line of JSON for each line that it reads, and ends with its stdin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+FOLDER_PREFIX = "orct"
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def main() -> None:
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_SCHEDULER_EVENTS="0", RAY_worker_niceness="0")
+    os.environ.update(RAY_health_check_period_ms="2000", RAY_health_check_failure_threshold="4")  # a lost node is told in 8 s
+    from ray.cluster_utils import Cluster
+
+    (Path(tempfile.gettempdir()) / "ray").mkdir(exist_ok=True)  # where Ray leaves the address of the last cluster
+    folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
+    port = free_port()
+    head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": port, "temp_dir": f"{folder}/head"}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    nodes: dict[str, Any] = {}
+
+    def obey(action: str, name: str, options: dict[str, Any]) -> None:
+        if action == "add":
+            # a folder for each: nodes that share one unpack the same job's code over one another
+            nodes[name] = cluster.add_node(**options, temp_dir=f"{folder}/{name}")
+        elif action == "kill":  # as a machine that loses its power: all at once
+            raylet = psutil.Process(nodes[name].all_processes["raylet"][0].process.pid)
+            for process in [raylet, *raylet.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    try:
+        tell({"address": cluster.address, "url": f"http://127.0.0.1:{port}"})
+        for line in sys.stdin:
+            obey(**json.loads(line))
+            tell({})
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def tell(content: dict[str, Any]) -> None:
+    print(json.dumps(content), flush=True)
+
+
+if __name__ == "__main__":
+    main()
