@@ -58,6 +58,11 @@ class Admission:
         offers = "; ".join(dict.fromkeys(_describe(shape) for shape in self.shapes.values())) or "no machine"
         return f"it asks for {_describe(wanted)}, and there is {offers}"
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a node waits for a place."""
+        return bool(self._queue_of)
+
     def stranded(self, now_s: float) -> list[str]:
         """Labels that are ready and that no machine could run any more since `MAX_STRANDED_S` seconds."""
         for amounts, queue in self._queues.items():

@@ -180,7 +180,7 @@ class Scheduler:
             if not self.is_ending:
                 self._admit()
             self._flush()
-            if not self.running and (self.is_ending or not (self.waiting or more_may_come)):
+            if not self.running and (self.is_ending or not (self.waiting or self.admission.is_asked or more_may_come)):
                 break
             guide_has_news = more_may_come and self.graph.num_changes != num_changes
             ended = self.executor.poll(0.0 if guide_has_news else self._timeout_s(), meanwhile=self._look)

@@ -1,0 +1,212 @@
+"""`submit --address` against a cluster that runs nothing: what is checked before, sent, and recorded. No Ray."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_calls import Cli
+from cluster_stub import TOKEN, ClusterStub
+
+from orchestrator import api
+from orchestrator.report.run_status import MAX_QUEUED_S
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ClusterStub]:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    started = ClusterStub()
+    started.hosts = [socket.gethostname()]
+    yield started
+    started.close()
+
+
+def runs() -> list[api.RunStatus]:
+    workspace = api.open_workspace()
+    return [api.status(request.id, workspace=workspace) for request in workspace.ledger.runs()]
+
+
+def test_a_job_gets_the_runs_id_our_code_and_nothing_secret(cli: Cli, stub: ClusterStub, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "must-not-travel")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
+    answer = cli("submit", "chain.yaml", "--address", stub.url, "--detach", "--pass-env", "AWS_ENDPOINT_URL")
+    assert answer.code == 0, answer.err
+    (run,) = runs()
+    assert run.state == "queued"
+    ((job_id, job),) = stub.jobs.items()
+    assert job_id == run.id
+    words = job["entrypoint"].split()
+    assert words[:3] == ["/opt/bin/python", "-m", "orchestrator.cli.job"], "the interpreter that runs the head's Ray"
+    assert job["runtime_env"]["env_vars"] == {"AWS_ENDPOINT_URL": "http://store:9000"}
+    ((name, data),) = stub.packages.items()
+    assert job["runtime_env"]["working_dir"] == f"gcs://{name}"
+    files = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    assert {"orchestrator/cli/job.py", "stages/catalog.py"} <= set(files)
+    assert all(file.startswith(("orchestrator/", "stages/")) and "__pycache__" not in file for file in files)
+    assert "must-not-travel" not in json.dumps(stub.jobs)
+    assert TOKEN not in json.dumps(stub.jobs)
+    assert f"status {run.id} --watch" in answer.err
+
+
+def test_the_same_submit_again_attaches_and_a_finished_one_asks_nothing(cli: Cli, stub: ClusterStub) -> None:
+    for _ in range(2):
+        assert cli("submit", "chain.yaml", "--address", stub.url, "--detach").code == 0
+    assert len(stub.jobs) == 1
+    assert len(stub.packages) == 1
+    assert cli("submit", "chain.yaml", "--executor", "inline").code == 0
+    asked = len(stub.headers)
+    answer = cli("submit", "chain.yaml", "--address", stub.url)
+    assert (answer.code, len(stub.headers)) == (0, asked)
+
+
+def test_a_lost_answer_to_a_submission_begins_one_job(cli: Cli, stub: ClusterStub) -> None:
+    """The request arrived and its answer did not: the job is there under the run's id."""
+    stub.loses_answers = True
+    assert cli("submit", "chain.yaml", "--address", stub.url, "--detach").code == 0
+    assert [run.state for run in runs()] == ["queued"]
+
+
+def test_an_idempotency_key_holds_for_jobs_too(cli: Cli, stub: ClusterStub) -> None:
+    assert cli("submit", "chain.yaml", "--address", stub.url, "--detach", "--idempotency-key", "nightly").code == 0
+    stub.job_status = "FAILED"
+    answer = cli("submit", "slow.yaml", "--address", stub.url, "--detach", "--idempotency-key", "nightly")
+    assert answer.code == 2, answer.err
+    assert len(stub.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"ray_version": "2.40.0"}, "runs Ray 2.40.0"),
+        ({"python": "3.9"}, "runs Python 3.9; expected one of 3.11, 3.12, 3.13"),
+        ({"hosts": ["head", "worker-1", "worker-2"]}, "--store-is-shared"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_recorded(cli: Cli, stub: ClusterStub, wrong: dict, said: str) -> None:
+    vars(stub).update(wrong)
+    answer = cli("submit", "chain.yaml", "--address", stub.url)
+    assert answer.code == 7
+    assert said in answer.err
+    assert (runs(), stub.jobs) == ([], {})
+
+
+def test_a_shared_folder_is_taken_at_its_word(cli: Cli, stub: ClusterStub) -> None:
+    stub.hosts = ["head", "worker-1"]
+    answer = cli("submit", "chain.yaml", "--address", stub.url, "--detach", "--store-is-shared")
+    assert answer.code == 0, answer.err
+    assert next(iter(stub.jobs.values()))["entrypoint"].endswith("--store-is-shared")
+
+
+def test_the_token_is_looked_for_where_ray_looks_and_never_said(cli: Cli, stub: ClusterStub, monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    answer = cli("submit", "chain.yaml", "--address", stub.url, "--detach")
+    assert answer.code == 7
+    assert "RAY_AUTH_TOKEN_PATH" in answer.err
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(TOKEN + "\n")
+    answer = cli("submit", "chain.yaml", "--address", stub.url, "--detach")
+    assert answer.code == 0, answer.err
+    (tmp_path / "elsewhere").write_text("another")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "elsewhere"))
+    answer = cli("submit", "slow.yaml", "--address", stub.url, "--detach")
+    assert (answer.code, "does not accept the token" in answer.err) == (7, True)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nowhere"))
+    answer = cli("submit", "slow.yaml", "--address", stub.url, "--detach")
+    assert (answer.code, "cannot be read" in answer.err) == (7, True)
+    store = b"".join(path.read_bytes() for path in (tmp_path / ".orchestrator").rglob("*") if path.is_file())
+    assert TOKEN.encode() not in store
+
+
+def test_a_job_that_ends_without_a_word_is_told_with_its_last_lines(cli: Cli, stub: ClusterStub) -> None:
+    stub.job_status = "FAILED"
+    answer = cli("submit", "chain.yaml", "--address", stub.url)
+    assert answer.code == 7
+    assert "last line" in answer.err
+    assert "its job is FAILED (stubbed)" in answer.err
+    assert [run.state for run in runs()] == ["interrupted"]
+
+
+def test_a_run_whose_job_never_begins_is_given_up(cli: Cli, stub: ClusterStub, monkeypatch) -> None:
+    """Else `wait` would wait for a cluster that is gone."""
+    assert cli("submit", "chain.yaml", "--address", stub.url, "--detach").code == 0
+    assert "queued" in cli("status", "@last").out
+    monkeypatch.setattr("orchestrator.report.run_status.MAX_QUEUED_S", 0.0)
+    assert MAX_QUEUED_S > 60
+    assert [run.state for run in runs()] == ["interrupted"]
+    assert f"--address {stub.url}" in cli("status", "@last").out, "the command that goes on names the cluster"
+
+
+def test_no_answer_names_the_address_and_what_to_look_at(cli: Cli, stub: ClusterStub) -> None:
+    stub.close()
+    answer = cli("submit", "chain.yaml", "--address", stub.url)
+    assert answer.code == 7
+    assert f"no answer from the cluster at {stub.url}" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--address", "ray://head:10001"), "http://HEAD:8265"),
+        (("--address", "http://me:secret@head:8265"), "must hold no user"),
+        (("--detach",), "--detach goes with a job"),
+        (("--address", "auto", "--detach"), "--detach goes with a job"),
+        (("--address", "http://head:8265", "--executor", "inline"), "--executor inline runs in this process"),
+        (("--address", "http://head:8265", "--dashboard"), "a cluster has its own"),
+        (("--address", "http://head:8265", "--pass-env", "NOT_THERE"), "there is no such variable here"),
+        (("--address", "http://head:8265", "--pass-env", "RAY_AUTH_TOKEN"), "must not stand in a job"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(cli: Cli, flags: tuple[str, ...], said: str) -> None:
+    answer = cli("submit", "chain.yaml", *flags)
+    assert answer.code == 2, answer.err
+    assert said in answer.err
+    assert "secret" not in answer.err
+
+
+@pytest.fixture
+def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ORCHESTRATOR_PROFILES", str(tmp_path / "profiles.toml"))
+    return tmp_path / "profiles.toml"
+
+
+def test_a_profile_names_store_and_cluster_and_changes_no_key(cli: Cli, stub: ClusterStub, profiles: Path) -> None:
+    profiles.write_text(f'[lab]\naddress = "{stub.url}"\nstore = "lab-store"\nstore_is_shared = true\npython = "/lab/python"\n')
+    plain = {node["key"] for node in json.loads(cli("plan", "chain.yaml", "--json").out)["nodes"]}
+    lab = {node["key"] for node in json.loads(cli("plan", "chain.yaml", "--json", "--profile", "lab").out)["nodes"]}
+    assert plain == lab
+    answer = cli("--profile", "lab", "submit", "chain.yaml", "--detach")
+    assert answer.code == 0, answer.err
+    assert "orchestrator --profile lab status" in answer.err
+    ((_, job),) = stub.jobs.items()
+    assert job["entrypoint"].startswith("/lab/python ")
+    assert Path("lab-store").is_dir()
+    assert "queued" in cli("status", "@last", "--profile", "lab").out
+    assert "profile lab" in cli("config", "show", "--profile", "lab").out
+    assert cli("submit", "chain.yaml", "--profile", "lab", "--executor", "inline").code == 0, "a flag stands above the profile"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no"),
+        ("[other]\n", "which has other"),
+        ("[lab]\naddres = 'x'\n", "profile lab: addres"),
+        ("[lab]\nnum_cpus = 0\n", "profile lab: num_cpus"),
+        ("lab = 3\n", "profile lab"),
+        ("[lab\n", "cannot be read"),
+    ],
+)
+def test_a_wrong_profile_is_told_with_what_the_file_may_have(cli: Cli, profiles: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        profiles.write_text(content)
+    answer = cli("submit", "chain.yaml", "--profile", "lab")
+    assert answer.code == 2
+    assert said in answer.err

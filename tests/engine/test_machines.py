@@ -1,0 +1,122 @@
+"""Several machines that come and go, in virtual time; and the code that is sent to them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import pytest
+from virtual import Attempt, VirtualMachine, drive
+
+from orchestrator.engine.admission import MAX_STRANDED_S, Admission
+from orchestrator.engine.code_package import code_package
+from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.hosts import refuse_private_store
+from orchestrator.engine.work import Ending
+from orchestrator.errors import ClusterError
+from orchestrator.workflow.spec import Resources
+
+HEAD = "version: 1\nname: w\nnodes:\n"
+
+
+def shape(name: str, **offers: Any) -> MachineShape:
+    return MachineShape(name=name, **offers)
+
+
+def test_half_a_place_on_each_of_two_machines_is_no_place() -> None:
+    """A request that was admitted so would wait in Ray with its timeout running."""
+    admission = Admission([shape("a", cpus=3), shape("b", cpus=3)], max_at_once=None)
+    for label in "xyz":
+        admission.add(label, Resources(cpus=2))
+    assert admission.admit(0.0) == ["x", "y"]
+    admission.release("x")
+    assert admission.admit(1.0) == ["z"]
+
+
+def test_small_requests_leave_gpus_and_large_gaps_to_others() -> None:
+    admission = Admission([shape("gpu", cpus=4, gpus=1), shape("large", cpus=8), shape("small", cpus=2)], max_at_once=None)
+    for label, resources in {"a": Resources(cpus=1), "b": Resources(cpus=1)}.items():
+        admission.add(label, resources)
+    admission.admit(0.0)
+    admission.add("big", Resources(cpus=8))
+    admission.add("trained", Resources(cpus=4, gpus=1))
+    assert set(admission.admit(1.0)) == {"big", "trained"}
+
+
+def test_fractions_of_a_gpu_share_one_machine() -> None:
+    admission = Admission([shape("a", cpus=8, gpus=1)], max_at_once=None)
+    for label in "vwxyz":
+        admission.add(label, Resources(cpus=1, gpus=0.25))
+    assert admission.admit(0.0) == ["v", "w", "x", "y"]
+
+
+class Changing(VirtualMachine):
+    """Its machines are others from certain seconds on."""
+
+    def __init__(self, script: Any, changes: dict[float, tuple[MachineShape, ...]]) -> None:
+        super().__init__(script, shapes=changes[0.0])
+        self.changes = changes
+
+    def machines(self) -> tuple[MachineShape, ...]:
+        self.shapes = self.changes[max(at_s for at_s in self.changes if at_s <= self.now_s)]
+        return self.shapes
+
+    def _check_capacity(self) -> None:
+        """What runs on a machine that has gone is still told to be running for a moment."""
+
+
+def test_a_machine_that_joins_is_used_at_once(plan_text) -> None:
+    one, two = (shape("a", cpus=1),), (shape("a", cpus=1), shape("b", cpus=3))
+    machine = Changing({f"n{i}": [Attempt(10.0)] for i in range(4)}, {0.0: one, 5.0: two})
+    nodes = "".join(f"  n{i}: {{stage: probe.echo, params: {{value: {i}}}}}\n" for i in range(4))
+    state, _ = drive(plan_text(HEAD + nodes), machine)
+    assert state.value == "done"
+    assert machine.now_s < 20
+    assert [event["machines"] for event in machine.events if event["type"] == "machines_changed"] == [2]
+
+
+def test_a_node_whose_only_machine_was_lost_waits_for_another(plan_text) -> None:
+    """A preempted machine is back in a minute or two; its node must not fail meanwhile."""
+    with_gpu, without = (shape("a", cpus=1), shape("g", cpus=1, gpus=1)), (shape("a", cpus=1),)
+    script = {"n": [Attempt(5.0, Ending.LOST), Attempt(1.0)]}
+    machine = Changing(script, {0.0: with_gpu, 4.0: without, 120.0: with_gpu})
+    state, _ = drive(plan_text(HEAD + "  n: {stage: probe.echo, resources: {gpus: 1}}\n"), machine)
+    assert state.value == "done"
+    assert machine.runs_of("n")[-1].began_s >= 120
+
+
+def test_a_node_whose_machines_never_come_back_fails_and_says_why(plan_text) -> None:
+    with_gpu, without = (shape("a", cpus=1), shape("g", cpus=1, gpus=1)), (shape("a", cpus=1),)
+    machine = Changing({"n": [Attempt(5.0, Ending.LOST)]}, {0.0: with_gpu, 4.0: without})
+    text = HEAD + "  n: {stage: probe.echo, resources: {gpus: 1}}\n  m: {stage: probe.echo, inputs: {inputs: n}}\n"
+    state, scheduler = drive(plan_text(text), machine)
+    assert state.value == "failed"
+    assert "asks for 1 CPU, 1 GPU, and there is 1 CPU" in scheduler.error_of("n")
+    assert MAX_STRANDED_S < machine.now_s < 2 * MAX_STRANDED_S
+
+
+def test_equal_code_makes_an_equal_package_of_our_two_packages_only() -> None:
+    first = code_package()
+    code_package.cache_clear()
+    assert code_package() == first
+    names = zipfile.ZipFile(io.BytesIO(first.data)).namelist()
+    assert {name.partition("/")[0] for name in names} == {"orchestrator", "stages"}
+    assert len(first.data) < 4 * 2**20
+
+
+def test_a_package_that_is_far_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    code_package.cache_clear()
+    monkeypatch.setattr("orchestrator.engine.code_package.MAX_BYTES", 1000)
+    with pytest.raises(ClusterError, match="larger than"):
+        code_package()
+    code_package.cache_clear()
+
+
+def test_a_bucket_and_a_declared_folder_may_be_used_by_many_hosts() -> None:
+    hosts = ["one", "two", "three", "four"]
+    refuse_private_store("s3://bucket/x", hosts, is_shared=False)
+    refuse_private_store("file:///shared", hosts, is_shared=True)
+    with pytest.raises(ClusterError, match=r"four, one, three and 1 more") as caught:
+        refuse_private_store("file:///here", hosts, is_shared=False)
+    assert "s3://bucket/prefix" in caught.value.next_step
