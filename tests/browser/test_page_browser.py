@@ -154,6 +154,7 @@ def test_a_thousand_trials_fit_and_are_drawn(large, opened):
     complete_ms = page.run("performance.getEntriesByType('navigation')[0].domComplete")
     print(f"{large.stat().st_size:,} bytes, complete after {complete_ms:.0f} ms")
     assert page.run("document.querySelector('.trials .controls [role=status]').textContent") == "1000 of 1000 trials"
+    page.run("report.drawAll()")
     assert all(page.run(is_drawn(".plot")))
     assert len(column(page, "trial")) == 100
     page.run("[...document.querySelectorAll('.trials .controls button')].at(-1).click()")
@@ -164,6 +165,7 @@ def test_a_thousand_trials_fit_and_are_drawn(large, opened):
 @pytest.mark.parametrize("width", [360, 1600])
 def test_every_plot_is_drawn_and_nothing_is_wider_than_the_window(opened, width, scheme):
     page = opened(width=width, scheme=scheme)
+    page.run("report.drawAll()")
     drawn = page.run(is_drawn(".plot"))
     assert len(drawn) >= 7
     assert all(drawn)
@@ -174,6 +176,7 @@ def test_every_plot_is_drawn_and_nothing_is_wider_than_the_window(opened, width,
 
 def test_the_toggle_turns_the_page_and_its_plots(opened):
     page = opened()
+    page.run("report.drawAll()")
     page.click(*page.place_of("#theme"))
     assert page.run("document.documentElement.dataset.theme") == "dark"
     assert page.run("report.charts[0].made.getOption().textStyle.color") == "#e4e8ec"
@@ -182,12 +185,13 @@ def test_the_toggle_turns_the_page_and_its_plots(opened):
 
 
 def point_of_best(page: Page) -> list[float]:
-    """Where the star of the best trial is in the window."""
+    """Where the star of the best trial is in the window; the plot is drawn when it comes into sight."""
     page.place_of("#plots .plot")
+    page.wait_until("document.querySelector('#plots .plot canvas') !== null")
     return page.run(
-        "(() => { const chart = report.charts[0].made;"
+        "(() => { const chart = report.charts.find(({made}) => made.getDom().closest('#plots')).made;"
         " const best = chart.getOption().series.findIndex(each => each.name === 'best');"
-        " const [x, y] = chart.convertToPixel({seriesIndex: best}, chart.getOption().series[best].data[0].value);"
+        " const [x, y] = chart.convertToPixel({seriesIndex: best}, chart.getOption().series[best].data[0].slice(0, 2));"
         " const box = chart.getDom().getBoundingClientRect(); return [box.x + x, box.y + y]; })()"
     )
 
@@ -265,6 +269,7 @@ def test_rows_and_boxes_are_reached_by_keyboard(opened):
 
 def test_an_area_of_the_parallel_axes_filters_the_table(opened):
     page = opened()
+    page.run("report.drawAll()")
     page.run(
         "(() => { const chart = report.charts.find(({made}) => made.getOption().parallelAxis?.length).made;"
         " const at = chart.getOption().parallelAxis.findIndex(each => each.name === 'draw.value');"
@@ -286,6 +291,7 @@ def test_hostile_names_are_text_on_the_page(opened):
 def test_the_page_prints_light_and_unfolded(opened):
     page = opened(scheme="dark")
     page.run("dispatchEvent(new Event('beforeprint'))")
+    assert all(page.run(is_drawn(".plot")))
     assert page.run("document.documentElement.dataset.theme") == "light"
     assert page.run("[...document.querySelectorAll('details')].every(each => each.open)")
     page.run("dispatchEvent(new Event('afterprint'))")

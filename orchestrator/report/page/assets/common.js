@@ -65,17 +65,36 @@ const report = (() => {
     else byHand();
   }
 
-  // A chart whose option is made anew when the theme changes. `label` says what a picture shows to those who do not see it.
+  // A chart that is drawn when it comes near to the window, and whose option is made anew when the theme changes.
+  // `label` says what a picture shows to those who do not see it.
+  const waiting = new Map();
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) drawNow(entry.target);
+  }, { rootMargin: "400px" });
+
   function chart(place, label, makeOption, { onClick = null, onReady = null } = {}) {
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", label);
-    const made = echarts.init(place, null, { renderer: "canvas" });
-    const draw = () => made.setOption({ ...base(), ...makeOption() }, { notMerge: true });
-    draw();
-    if (onClick) made.on("click", onClick);
-    if (onReady) onReady(made);
-    charts.push({ made, draw });
-    return made;
+    waiting.set(place, () => {
+      const made = echarts.init(place, null, { renderer: "canvas" });
+      const draw = () => made.setOption({ ...base(), ...makeOption() }, { notMerge: true });
+      draw();
+      if (onClick) made.on("click", onClick);
+      if (onReady) onReady(made);
+      charts.push({ made, draw });
+    });
+    near.observe(place);
+  }
+
+  function drawNow(place) {
+    const draw = waiting.get(place);
+    near.unobserve(place);
+    waiting.delete(place);
+    if (draw) draw();
+  }
+
+  function drawAll() {
+    for (const place of [...waiting.keys()]) drawNow(place);
   }
 
   const base = () => ({
@@ -111,12 +130,12 @@ const report = (() => {
   }
 
   function redraw() {
-    for (const { made, draw } of charts) draw(made);
+    for (const { draw } of charts) draw();
   }
 
   function resize() {
     for (const { made } of charts) made.resize();
   }
 
-  return { data, element, colour, isDark, number, seconds, trialName, say, copy, chart, axis, tooltip, tip, charts, redraw, resize };
+  return { data, element, colour, isDark, number, seconds, trialName, say, copy, chart, axis, tooltip, tip, charts, drawAll, redraw, resize };
 })();

@@ -1,7 +1,7 @@
 // What holds the page together: light and dark, copying commands, details of the graph's boxes, width and print.
 "use strict";
 (() => {
-  const { data, element, number, seconds, copy, isDark, redraw, resize } = report;
+  const { data, element, number, seconds, copy, isDark, drawAll, redraw, resize } = report;
   const root = document.documentElement;
   const theme = document.getElementById("theme");
 
@@ -52,6 +52,7 @@
   addEventListener("beforeprint", () => {
     before = root.dataset.theme ?? "";
     root.dataset.theme = "light";
+    drawAll();
     redraw();
     for (const folded of document.querySelectorAll("details")) folded.open = true;
   });
@@ -60,6 +61,5 @@
     else delete root.dataset.theme;
     redraw();
   });
-  resize(); // charts that were drawn before others came beside them
   root.dataset.ready = "true";
 })();

@@ -68,6 +68,8 @@
     return [{ type: "line", data: reached, step: "end", symbol: "none", silent: true, lineStyle: { color: colour("front"), width: 1.5 }, z: 1 }];
   }
 
+  const take = (row) => copy(row[KEY], `${row[KEY].slice(0, 8)}: the key of ${trialName(row[NUMBER])}`);
+
   function sweepPanels(place, sweep) {
     const { axes, panels, y: upright } = sweep.plot;
     const column = Object.fromEntries(sweep.columns.map((each, index) => [each.id, FIRST_CELL + index]));
@@ -89,7 +91,7 @@
       const isNarrow = box.clientWidth < 460;
       chart(box, `${axes[upright].text} against ${title}, ${rows.length} trials of sweep ${sweep.name}; the table of trials has the figures`, () => ({
         grid: { left: 62, right: 18, top: 22, bottom: 48 },
-        tooltip: tooltip((point) => point.data.row ? about(point.data.row) : tip(point.data.label, [[axes[upright].text, point.value[1]], [title, point.value[0]]])),
+        tooltip: tooltip((point) => point.value.length > 2 ? about(rows[point.value[2]]) : tip(point.data.label, [[axes[upright].text, point.value[1]], [title, point.value[0]]])),
         dataZoom: [{ type: "inside", zoomOnMouseWheel: "ctrl", moveOnMouseWheel: false }],
         xAxis: axis(panel.x === null ? title : axisText(axes, panel.x, isNarrow), { nameGap: 28, boundaryGap: ["3%", "3%"] }),
         yAxis: axis(axisText(axes, upright, isNarrow), { nameGap: 46 }),
@@ -102,8 +104,7 @@
             itemStyle: kind === "off"
               ? { color: "transparent", borderColor: kindColour(kind), borderWidth: 1.6 }
               : { color: kindColour(kind), borderColor: colour("bg"), borderWidth: kind === "dominated" ? 0 : 1 },
-            data: rows.filter((row) => row[KIND] === kind && x(row) !== null && y(row) !== null)
-              .map((row) => ({ value: [x(row), y(row)], row })),
+            data: rows.flatMap((row, at) => row[KIND] === kind && x(row) !== null && y(row) !== null ? [[x(row), y(row), at]] : []),
           })),
           {
             type: "scatter", name: "baseline", symbol: "diamond", symbolSize: 13, z: 6, itemStyle: { color: colour("baseline") },
@@ -112,7 +113,7 @@
             })),
           },
         ],
-      }), { onClick: (point) => point.data && point.data.row && copy(point.data.row[KEY], `${point.data.row[KEY].slice(0, 8)}: the key of ${trialName(point.data.row[NUMBER])}`) });
+      }), { onClick: (point) => point.value.length > 2 && take(rows[point.value[2]]) });
     }
   }
 

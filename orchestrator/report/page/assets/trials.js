@@ -124,17 +124,20 @@
     const ordered = [...columns.filter((column) => column.kind === "value"), ...columns.filter((column) => column.kind !== "value")];
     const rows = sweep.rows.filter((row) => ordered.some((column) => row[column.at] !== null));
     if (ordered.length < 2 || !rows.length) return void place.remove();
-    const rank = { best: 3, tie: 2, front: 2 };
-    const layered = rows.slice().sort((a, b) => (rank[a[MARK]] || 0) - (rank[b[MARK]] || 0));
     const width = Math.max(place.parentElement.clientWidth, ordered.length * 95);
-    const tone = (row) => colour(row[MARK] === "best" ? "best" : row[KIND] === "front" ? "front" : row[KIND] === "off" || row[MARK] === "off" ? "off" : "other");
+    // The best is drawn last, above the others.
+    const tone = (row) => row[MARK] === "best" ? "best" : row[KIND] === "front" ? "front" : row[KIND] === "off" || row[MARK] === "off" ? "off" : "other";
+    const styles = { other: [1, 0.35], off: [1, 0.5], front: [2, 0.9], best: [3, 1] };
+    const layers = Object.entries(styles)
+      .map(([name, [lineWidth, opacity]]) => ({ tone: name, width: lineWidth, opacity, rows: rows.filter((row) => tone(row) === name) }))
+      .filter((layer) => layer.rows.length);
     const scroll = element("div", { class: "scroll" });
     place.replaceWith(scroll);
     place.style.width = `${width}px`;
     scroll.append(place, element("p", { class: "muted" }, "Drag along an axis to keep only what lies there; the table follows. A click on the axis lets go. Better is up."));
     const distinct = (column) => [...new Set(rows.map((row) => row[column.at]).filter((cell) => cell !== null).map(String))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
     const upside = (column) => column.direction === "minimize" ? { inverse: true, nameLocation: "start" } : {};
-    const made = chart(place, `Parallel coordinates of ${rows.length} trials of sweep ${sweep.name}`, () => ({
+    chart(place, `Parallel coordinates of ${rows.length} trials of sweep ${sweep.name}`, () => ({
       parallel: { left: 60, right: 80, top: 44, bottom: 24, parallelAxisDefault: {
         nameTextStyle: { color: colour("fg"), fontSize: 11, width: 90, overflow: "truncate" }, nameGap: 14, nameTruncate: { maxWidth: 100 },
         axisLabel: { color: colour("muted"), fontSize: 10, width: 80, overflow: "truncate" }, axisLine: { lineStyle: { color: colour("line"), width: 1.5 } },
@@ -143,20 +146,17 @@
       parallelAxis: ordered.map((column, dim) => column.numeric
         ? { dim, name: column.title, type: "value", scale: true, ...upside(column) }
         : { dim, name: column.title, type: "category", data: distinct(column) }),
-      series: [{
-        type: "parallel", realtime: false, inactiveOpacity: 0.03, activeOpacity: 1,
-        data: layered.map((row) => ({
-          value: ordered.map((column) => row[column.at] === null ? "-" : column.numeric ? row[column.at] : String(row[column.at])),
-          lineStyle: { color: tone(row), width: row[MARK] === "best" ? 3 : row[KIND] === "front" ? 2 : 1, opacity: row[MARK] || row[KIND] === "front" ? 0.95 : 0.35 },
-        })),
-      }],
-    }));
-    made.on("axisareaselected", () => {
-      const areas = made.getOption().parallelAxis.map((each) => made.getModel().getComponent("parallelAxis", each.dim).activeIntervals);
-      if (areas.every((area) => !area.length)) return choose(null);
-      const kept = made.getModel().getSeriesByIndex(0).getRawIndicesByActiveState("active");
-      choose(new Set(kept.map((index) => layered[index][NUMBER])));
-    });
+      series: layers.map(({ tone, width: lineWidth, opacity, rows: members }) => ({
+        type: "parallel", realtime: false, inactiveOpacity: 0.03, activeOpacity: opacity, lineStyle: { color: colour(tone), width: lineWidth, opacity },
+        data: members.map((row) => ordered.map((column) => row[column.at] === null ? "-" : column.numeric ? row[column.at] : String(row[column.at]))),
+      })),
+    }), { onReady: (made) => made.on("axisareaselected", () => {
+      const model = made.getModel();
+      if (ordered.every((_, dim) => !model.getComponent("parallelAxis", dim).activeIntervals.length)) return choose(null);
+      const kept = layers.flatMap(({ rows: members }, index) =>
+        model.getSeriesByIndex(index).getRawIndicesByActiveState("active").map((at) => members[at][NUMBER]));
+      choose(new Set(kept));
+    }) });
   }
 
   for (const place of document.querySelectorAll(".trials[data-sweep]")) {
