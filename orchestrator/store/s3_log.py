@@ -43,6 +43,7 @@ class _Tail:
     sent: bytes = b""  # what is in that object
     version: str = ""
     unsent: bytearray = field(default_factory=bytearray)
+    tried: list[int] = field(default_factory=list)  # lengths of the object in requests whose answer was lost
     flushed_at: float = -FLUSH_EVERY_S
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -188,11 +189,27 @@ class Logs:
                 else:
                     self._client.put(name, data)
             except Refused:
-                time.sleep(_PAUSE_S)  # a listing that lags behind would be asked for in a tight loop
-                self._find_end(path, tail)
+                if not self._has_arrived(name, tail, data):
+                    time.sleep(_PAUSE_S)  # a listing that lags behind would be asked for in a tight loop
+                    self._find_end(path, tail)
+                tail.tried.clear()
                 continue
+            except Away:
+                tail.tried.append(len(data))
+                raise
             tail.sent = data
             tail.unsent.clear()
+            tail.tried.clear()
+
+    def _has_arrived(self, name: str, tail: _Tail, data: bytes) -> bool:
+        """Whether it was a request of this very process that got in between: what it sent must not be sent again."""
+        found = self._client.get(name) if tail.tried else None
+        for length in sorted(tail.tried, reverse=True):
+            if found is not None and found.data.startswith(data[:length]):
+                del tail.unsent[: length - len(tail.sent)]
+                tail.sent, tail.version = found.data, found.version
+                return True
+        return False
 
     def _find_end(self, path: str, tail: _Tail) -> None:
         """Go on where the log ends, whoever has written it."""

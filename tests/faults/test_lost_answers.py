@@ -188,6 +188,25 @@ def test_a_log_is_kept_while_the_server_is_overloaded(proxy: Proxy, place: str, 
     tally.add("all requests refused: log", sum(proxy.injected.values()))
 
 
+def test_lines_whose_arrival_was_not_answered_are_in_the_log_once(proxy: Proxy, place: str, tally, monkeypatch) -> None:
+    """An event that is told twice reads as a node that was made twice."""
+    store = opened(place)
+    monkeypatch.setattr("orchestrator.store.s3_log.FLUSH_EVERY_S", 0.0)
+    store.append("log", b"one\n")
+    for number in range(2):
+        proxy.rule = every("reset_after", "PUT", path="log")
+        store.append("log", b"two %d\n" % number)
+        store.append("log", b"three %d\n" % number)
+        proxy.rule = None
+        if number:
+            open_store(place).append("log", b"of another\n")
+        store.append("log", b"four %d\n" % number)
+    lines = open_store(place).read_log("log").decode().splitlines()
+    assert sorted(lines) == sorted(set(lines))
+    assert lines == ["one", "two 0", "three 0", "four 0", "two 1", "of another", "three 1", "four 1"]
+    tally.add("all answers lost: log", sum(proxy.injected.values()))
+
+
 def test_an_answer_that_ends_early_is_never_taken_for_damage(proxy: Proxy, place: str, tally, tmp_path, monkeypatch) -> None:
     """Damage sets an artifact aside for everybody, and removes its content from the bucket."""
     store = opened(place)
