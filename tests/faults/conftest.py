@@ -100,6 +100,13 @@ def place() -> str:
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones may take long."""
+    for item in items:
+        if item.get_closest_marker("chaos") is not None:
+            item.add_marker(pytest.mark.timeout(SERIES_LIMIT_S))
+
+
 # The table
 
 

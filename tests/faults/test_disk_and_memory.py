@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,9 @@ from small_disk import SmallDisk, small_disk
 
 from orchestrator import api
 from orchestrator.errors import StageFailed, StoreError
+from orchestrator.store import local
+from orchestrator.store.base import open_store
+from orchestrator.store.blobs import digest_bytes
 
 SUBMIT = Path(__file__).with_name("submit_once.py")
 COMMAND = Path(sys.executable).with_name("orchestrator")
@@ -161,3 +166,35 @@ def test_a_stage_without_memory_fails_as_such_and_goes_on_with_more(tmp_path: Pa
     assert again.returncode == 0
     assert "node_started a" not in again.stdout
     tally.add("memory limit")
+
+
+def test_a_write_that_takes_less_than_it_was_given_is_continued(tmp_path: Path, place: str, tally, monkeypatch) -> None:
+    """A disk that is almost full does so without an error; the rest would read as zeros, and as damage on the server."""
+    with environment({**started("moto").variables, "ORCHESTRATOR_CACHE": str(tmp_path / "first")}):
+        content = os.urandom(100_000)
+        source = tmp_path / "source"
+        source.write_bytes(content)
+        open_store(place).put_blob(source, digest_bytes(content))
+        monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "second"))
+        pwrite = os.pwrite
+        monkeypatch.setattr(os, "pwrite", lambda descriptor, data, place: pwrite(descriptor, data[: 1 + len(data) // 2], place))
+        assert open_store(place).blob_path(digest_bytes(content)).read_bytes() == content
+    tally.add("short writes")
+
+
+def test_an_event_that_did_not_fit_takes_no_other_with_it(tmp_path: Path, tally, monkeypatch) -> None:
+    """Half a line without its end would be read as one with the next, and both be lost."""
+    store = open_store(str(tmp_path / "store"))
+    store.append("log", b"one\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_write_all", write_half_and_fail)
+        with pytest.raises(StoreError, match="No space left"):
+            store.append("log", b"two\n")
+    store.append("log", b"three\n")
+    assert store.read_log("log") == b"one\nthree\n"
+    tally.add("short writes")
+
+
+def write_half_and_fail(descriptor: int, data: bytes) -> None:
+    os.write(descriptor, data[: len(data) // 2])
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -48,7 +48,6 @@ def test_a_kill_at_a_request_to_s3_costs_nothing_that_was_finished(folder: Path,
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(3000)
 @pytest.mark.xdist_group("s3-moto")
 @pytest.mark.parametrize("how", ["before", "after"])
 @pytest.mark.parametrize("first", [1, 2])
@@ -61,7 +60,6 @@ def test_every_request_to_s3_can_be_the_last(folder: Path, place: str, series, t
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(3000)
 @pytest.mark.xdist_group("s3-moto")
 def test_another_machine_goes_on_where_one_was_lost(folder: Path, place: str, series, tally) -> None:
     """It cannot know that the process is dead; it waits until the beat has stood still."""

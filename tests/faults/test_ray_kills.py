@@ -180,13 +180,14 @@ def run_and_kill(driver: Driver, victim: str, undisturbed: dict[str, str], drive
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("victim", ["driver", "host", "raylet", "gcs"])
-def test_a_killed_process_never_costs_the_run(tmp_path, undisturbed, drivers, victim: str) -> None:
+def test_a_killed_process_never_costs_the_run(tmp_path, undisturbed, drivers, tally, victim: str) -> None:
     """The run goes on (a host), or ends at once and is continued by submitting again; nothing strays, nothing is lost."""
     driver = Driver(tmp_path)
     drivers.append(driver)
     driver.wait_for("node_started s")
     wait_until(lambda: any(path.name.isdigit() for path in driver.store.glob("work/checkpoints/*/*")), 30)
     run_and_kill(driver, victim, undisturbed, drivers)
+    tally.add(f"kill on Ray: {victim}")
 
 
 @pytest.mark.ray
@@ -233,9 +234,11 @@ def test_two_submissions_at_once_share_the_work(tmp_path, undisturbed, drivers) 
 
 
 @pytest.mark.chaos
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("victim", ["driver", "host", "raylet"])
-@pytest.mark.parametrize("seed", range(10))
-def test_kills_at_random_moments(tmp_path, undisturbed, drivers, victim: str, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_kills_at_random_moments(tmp_path, undisturbed, drivers, tally, victim: str, seed: int) -> None:
     """At any moment, the start of Ray included."""
     generator = random.Random(f"{victim} {seed}")
     driver = Driver(tmp_path)
@@ -246,8 +249,10 @@ def test_kills_at_random_moments(tmp_path, undisturbed, drivers, victim: str, se
     if driver.process.poll() is not None:
         finish(driver, undisturbed, drivers)
         return
+    tally.seed = str(seed)
     try:
         run_and_kill(driver, victim, undisturbed, drivers)
+        tally.add(f"kill on Ray: {victim}")
     except NothingToKill:
         assert driver.end() == 0, driver.lines
         finish(driver, undisturbed, drivers)

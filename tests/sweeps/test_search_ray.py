@@ -73,7 +73,7 @@ def real(kind: str) -> str:
     return "\n".join([*lines, "  export: {stage: export.packed, inputs: {model: search.best.tune}}\n"])
 
 
-CHAOS = pytest.mark.chaos
+CHAOS = pytest.mark.slow
 
 
 @pytest.mark.parametrize("kind", ["asha", pytest.param("hyperband", marks=CHAOS), pytest.param("median", marks=CHAOS)])
