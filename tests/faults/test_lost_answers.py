@@ -202,8 +202,9 @@ def test_lines_whose_arrival_was_not_answered_are_in_the_log_once(proxy: Proxy, 
             open_store(place).append("log", b"of another\n")
         store.append("log", b"four %d\n" % number)
     lines = open_store(place).read_log("log").decode().splitlines()
-    assert sorted(lines) == sorted(set(lines))
-    assert lines == ["one", "two 0", "three 0", "four 0", "two 1", "of another", "three 1", "four 1"]
+    expected = ["one", "two 0", "three 0", "four 0", "two 1", "three 1", "four 1"]
+    assert [line for line in lines if line != "of another"] == expected
+    assert lines.count("of another") == 1
     tally.add("all answers lost: log", sum(proxy.injected.values()))
 
 
