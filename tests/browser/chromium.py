@@ -58,8 +58,10 @@ class Chromium:
             if page is not None:
                 page.happened(answer["method"], answer["params"])
 
-    def open(self, place: Path | str, *, width: int = 1600, height: int = 1000, scheme: str = "light") -> Page:
-        """A page of a file or an address, laid out at this width, when its scripts have run."""
+    def open(
+        self, place: Path | str, *, width: int = 1600, height: int = 1000, scheme: str = "light", is_ours: bool = True
+    ) -> Page:
+        """A page of a file or an address, laid out at this width, when its scripts have run; those of a page of ours say so."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self.pages[session] = Page(self, session, target)
@@ -68,7 +70,8 @@ class Chromium:
         page.resize(width, height)
         page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         page.call("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
-        wait_until(lambda: page.complaints or page.run("document.documentElement?.dataset.ready === 'true'"))
+        if is_ours:
+            wait_until(lambda: page.complaints or page.run("document.documentElement?.dataset.ready === 'true'"))
         return page
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The Ray dashboard beside a run: names that people know, the job's metadata, and our metrics, all read back over HTTP."""
+"""A run of its own process with Ray's dashboard beside it, for tests that look at it over HTTP or in a browser."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
-
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 WORKFLOW = """
 version: 1
@@ -32,7 +26,7 @@ SLOW = "search/t0000/slow"
 DEADLINE_S = 60.0
 
 
-class Run:
+class WatchedRun:
     """A run of its own process, with a dashboard; asks it over HTTP."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,6 +47,7 @@ class Run:
         left = set(wanted)
         for line in self.process.stdout:
             event = json.loads(line)
+            assert "type" in event, event  # Ray did not start
             left.discard((event["type"], event.get("node")))
             if not left:
                 return dict(event)
@@ -78,43 +73,3 @@ class Run:
                 return lines
             time.sleep(0.5)
         raise AssertionError(f"{containing} is in none of {lines}")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    started = Run(tmp_path_factory.mktemp("watched"))
-    yield started
-    started.process.terminate()
-    started.process.wait(60)
-
-
-def test_calls_and_hosts_carry_the_names_of_run_node_and_trial(run: Run) -> None:
-    calls = {task["name"] for task in run.listed("tasks")}
-    hosts = [actor["name"] for actor in run.listed("actors")]
-    assert {f"{run.run}/quick", f"{run.run}/failing", f"{run.run}/{SLOW}"} <= calls
-    assert hosts
-    assert all(host.startswith(f"{run.run}/host-") for host in hosts), hosts
-
-
-def test_the_job_says_which_run_and_workflow_it_is(run: Run) -> None:
-    jobs = json.loads(run.get(f"{run.url}/api/jobs/"))
-    metadata = [job["metadata"] for job in jobs]
-    assert any(found.get("workflow") == "watched" and found.get("orchestrator_run") == run.run for found in metadata), jobs
-
-
-def test_prometheus_is_told_of_nodes_attempts_seconds_store_and_leases(run: Run) -> None:
-    text = "\n".join(run.metrics("orchestrator_lease_age_seconds"))  # comes last, with the first heartbeat
-    for part in (
-        "orchestrator_nodes",
-        "orchestrator_attempts",
-        "orchestrator_cpu_seconds",
-        "orchestrator_store_latency_seconds",
-    ):
-        assert part in text
-
-
-def test_without_its_token_the_dashboard_tells_nothing(run: Run) -> None:
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        run.get(f"{run.url}/api/v0/actors", with_token=False)
-    assert run.token_file.stat().st_mode & 0o077 == 0
-    assert run.url.startswith("http://127.0.0.1:")
