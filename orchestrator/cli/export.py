@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from orchestrator.cli.completing import complete_artifacts
@@ -33,7 +35,7 @@ def export(shell: Shell, key: str, form: str, settings: tuple[str, ...], executo
     from orchestrator.errors import UsageError
     from orchestrator.workflow.check import check_workflow
     from orchestrator.workflow.load import load_text
-    from orchestrator.workflow.spelled import THIS, check_spelled, spell_out
+    from orchestrator.workflow.references import EXISTING
     from stages.catalog import find_stage
 
     workspace = shell.workspace
@@ -47,14 +49,11 @@ def export(shell: Shell, key: str, form: str, settings: tuple[str, ...], executo
     assert spec is not None
     data = record.identity.get("settings", {}).get("data")
     params = {"data": data} if data is not None and "data" in spec.settings.model_fields else {}
-    node = {"stage": spec.name, "inputs": {"model": THIS}, "params": params}
-    spelled = spell_out(record, workspace.artifacts, extra={"export": node})
-    file = f"export of {record.key[:12]}"
-    plan = api.plan_checked(check_spelled(spelled, file=file), workspace=workspace)
-    check_spelled(spelled, file=file, keys={label: each.key for label, each in plan.nodes.items()})
-    overrides = [f"export.{text}" for text in settings]
-    if overrides:
-        plan = api.plan_checked(check_workflow(load_text(spelled.text, file=file, overrides=overrides)), workspace=workspace)
+    node = {"stage": spec.name, "inputs": {"model": f"{EXISTING}{record.key}"}, "params": params}
+    text = f"version: 1\nname: export\nnodes:\n  export: {json.dumps(node)}\n"
+    overrides = [f"export.{setting}" for setting in settings]
+    checked = check_workflow(load_text(text, file=f"export of {record.key[:12]}", overrides=overrides))
+    plan = api.plan_checked(checked, workspace=workspace)
     code = run_plan(shell, plan, where=Where(executor=executor or "inline"), origin={"export_of": record.key})
     made = plan.nodes["export"].key
     if code == 0 and not shell.as_json:

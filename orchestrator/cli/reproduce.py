@@ -27,7 +27,8 @@ def reproduce(shell: Shell, key: str, from_inputs: bool, scratch: str | None, ex
 
     identical: the same bytes and metrics. within interval: other bytes, and an
     accuracy that its 95% interval does not tell apart. different: exit code 5.
-    The store is only read: all is made in a folder of its own.
+    The store is only read: all is made in a folder of its own. An imported
+    model is taken as it is.
     """
     from orchestrator import api
     from orchestrator.cli.naming import artifact_named
@@ -38,15 +39,13 @@ def reproduce(shell: Shell, key: str, from_inputs: bool, scratch: str | None, ex
     from orchestrator.workflow.spelled import check_spelled, spell_out
 
     record = artifact_named(shell.workspace, key)[0]
-    spelled = spell_out(record, shell.workspace.artifacts)
+    spelled = spell_out(record, shell.workspace.artifacts, from_inputs=from_inputs)
     file = f"reproduction of {record.key[:12]}"
     place = Path(scratch) if scratch else Path(tempfile.mkdtemp(prefix="orchestrator-reproduce-"))
     try:
         beside = api.open_workspace(str(place))
-        if from_inputs:
-            for each in spelled.records.values():
-                if each.key != record.key:
-                    copy_artifact(each, shell.workspace.artifacts, beside.artifacts)
+        for each in spelled.existing.values():
+            copy_artifact(each, shell.workspace.artifacts, beside.artifacts)
         plan = api.plan_checked(check_spelled(spelled, file=file), workspace=beside)
         check_spelled(spelled, file=file, keys={label: node.key for label, node in plan.nodes.items()})
         to_run = plan.with_status(api.Status.RUN, api.Status.SHARED)
@@ -69,9 +68,7 @@ def reproduce(shell: Shell, key: str, from_inputs: bool, scratch: str | None, ex
             raise StageFailed(
                 f"artifact {record.key[:8]} could not be made again: {why}", next_step=f"orchestrator show {record.key[:8]}"
             )
-        found = [
-            judge(each.label, each, made[key]) for key, each in spelled.records.items() if key == record.key or not from_inputs
-        ]
+        found = [judge(each.label, each, made[key]) for key, each in spelled.records.items()]
         if shell.as_json:
             shell.document({"key": record.key, "result": found[-1].word, "artifacts": judged_documents(found)})
         else:

@@ -15,34 +15,42 @@ from orchestrator.errors import UsageError
 from orchestrator.store.artifacts import Artifacts, Record
 from orchestrator.workflow.check import CheckedWorkflow, check_workflow
 from orchestrator.workflow.load import load_text
+from orchestrator.workflow.references import EXISTING
 from stages.catalog import find_stage
-
-THIS = "<this>"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spelled:
-    """The workflow that makes an artifact. `names`: its nodes by key; `records` by key, those before it first."""
+    """The workflow that makes an artifact.
+
+    `names`: its nodes by key; `records`: what they made before, by key, parents first; `existing`: what it begins with, to be
+    found in the store where it is planned.
+    """
 
     text: str
     names: Mapping[str, str]
     records: Mapping[str, Record]
+    existing: Mapping[str, Record]
 
 
-def spell_out(record: Record, artifacts: Artifacts, *, extra: Mapping[str, Any] | None = None) -> Spelled:
-    """The workflow that makes the artifact of `record`, and `extra` nodes, which refer to it as THIS.
+def spell_out(record: Record, artifacts: Artifacts, *, from_inputs: bool = False) -> Spelled:
+    """The workflow that makes the artifact of `record` and all above it, or that alone, `from_inputs` as they are.
 
-    UsageError where a record above it is gone, or where it was made from something that no stage makes (an imported model, a
-    sweep).
+    An imported model is taken as it is. UsageError where the artifact was made by no stage (an import, a sweep), or where a
+    record above it is gone.
     """
-    records = _lineage(record, artifacts)
-    names: dict[str, str] = {}
-    taken = set(extra or {})
+    if find_stage(record.stage) is None:
+        raise UsageError(
+            f"artifact {record.key[:8]} ({record.stage}) was made by no stage, so it cannot be made again",
+            next_step=f"orchestrator show {record.key[:8]}",
+        )
+    records, existing = _lineage(record, artifacts, from_inputs=from_inputs)
+    names: dict[str, str] = {key: f"{EXISTING}{key}" for key in existing}
+    taken: set[str] = set()
+    lines = ["version: 1", f"name: {_word(record.label)}", "nodes:"]
     for key, each in records.items():
         names[key] = _name(each.label, taken)
         taken.add(names[key])
-    lines = ["version: 1", f"name: {_word(record.label)}", "nodes:"]
-    for key, each in records.items():
         identity = each.identity
         node: dict[str, Any] = {"stage": each.stage, "params": identity.get("settings", {}), "seed": identity.get("seed", 0)}
         inputs = identity.get("inputs", {})
@@ -50,10 +58,8 @@ def spell_out(record: Record, artifacts: Artifacts, *, extra: Mapping[str, Any] 
             port: names[value] if isinstance(value, str) else [names[item] for item in value] for port, value in inputs.items()
         }
         lines.append(f"  {names[key]}: {json.dumps({field: value for field, value in node.items() if value not in ({}, [])})}")
-    for name, node in (extra or {}).items():
-        inputs = {port: names[record.key] if value == THIS else value for port, value in node["inputs"].items()}
-        lines.append(f"  {name}: {json.dumps({**node, 'inputs': inputs})}")
-    return Spelled(text="\n".join(lines) + "\n", names=names, records=records)
+    made = {key: name for key, name in names.items() if key in records}
+    return Spelled(text="\n".join(lines) + "\n", names=made, records=records, existing=existing)
 
 
 def check_spelled(spelled: Spelled, *, file: str, keys: Mapping[str, str] | None = None) -> CheckedWorkflow:
@@ -73,19 +79,18 @@ def check_spelled(spelled: Spelled, *, file: str, keys: Mapping[str, str] | None
     return checked
 
 
-def _lineage(record: Record, artifacts: Artifacts) -> dict[str, Record]:
-    """All records above, parents before children, and the record itself last."""
+def _lineage(record: Record, artifacts: Artifacts, *, from_inputs: bool) -> tuple[dict[str, Record], dict[str, Record]]:
+    """The records to be made, parents before children and the record itself last; and those to begin with."""
     stages: dict[str, str] = {}
     found: dict[str, Record] = {}
+    existing: dict[str, Record] = {}
 
     def add(each: Record) -> None:
-        if each.key in found:
+        if each.key in found or each.key in existing:
             return
-        if find_stage(each.stage) is None:
-            raise UsageError(
-                f"artifact {each.key[:8]} ({each.stage}) was made by no stage, so it cannot be made again",
-                next_step=f"orchestrator show {each.key[:8]}",
-            )
+        if each is not record and (from_inputs or find_stage(each.stage) is None):
+            existing[each.key] = each
+            return
         for key in input_keys(each):
             if not stages:
                 stages.update(artifacts.stages_by_key())
@@ -99,7 +104,7 @@ def _lineage(record: Record, artifacts: Artifacts) -> dict[str, Record]:
         found[each.key] = each
 
     add(record)
-    return found
+    return found, existing
 
 
 def input_keys(record: Record) -> list[str]:

@@ -41,6 +41,7 @@ DOCUMENTS = {
     "artifacts verify": ["artifacts", "verify", "--all"],
     "artifacts promote": ["artifacts", "promote", "@last/base", "named"],
     "artifacts names": ["artifacts", "names"],
+    "artifacts unname": ["artifacts", "unname", "named"],
     "artifacts pin": ["artifacts", "pin", "@last/base"],
     "artifacts unpin": ["artifacts", "unpin", "@last/base"],
     "gc": ["gc"],
@@ -58,6 +59,7 @@ STREAMS = {
 }
 REFUSED = {"sweep stop"}
 """The run has ended, so there is nothing to stop: an error is a document, too."""
+FIRST = {"artifacts unpin": "artifacts pin", "artifacts unname": "artifacts promote"}
 ELSEWHERE = {"retry", "export", "artifacts import", "cluster", "ui", "queue", "card"}
 """They need a failed run, a model, a folder or a server: their JSON is read where they are tested."""
 
@@ -81,8 +83,8 @@ def test_every_command_is_in_this_table() -> None:
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.partition(" --")[0] in set(verbs())])
 def test_json_of_a_command_is_one_document_with_its_schema_and_nothing_else(cli: Cli, searched: str, name: str) -> None:
-    if name == "artifacts unpin":
-        cli(*DOCUMENTS["artifacts pin"])
+    if name in FIRST:
+        cli(*DOCUMENTS[FIRST[name]])
     answer = cli(*DOCUMENTS[name], "--json")
     document = json.loads(answer.out)
     assert document["schema"] == 1

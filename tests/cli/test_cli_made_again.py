@@ -127,15 +127,30 @@ def test_a_sweep_cannot_be_spelled_out(cli: Cli, searched: str) -> None:
 def test_a_model_is_exported_as_a_node_and_is_a_hit_the_second_time(cli: Cli) -> None:
     Path("model.yaml").write_text(MODEL)
     assert cli("submit", "model.yaml", "--executor", "inline").code == 0
+    key = record_of("base").key
     answer = cli("export", "@last/base", "--format", "packed", "--set", "verify_samples=4", "--json")
     assert answer.code == 0, answer.err
     assert [node["status"] for node in answer.lines[0]["nodes"]] == ["HIT", "RUN"]
     assert answer.lines[0]["nodes"][1]["stage"] == "export.packed"
-    again = cli("export", "@last/base", "--format", "packed", "--set", "verify_samples=4")
+    again = cli("export", key, "--format", "packed", "--set", "verify_samples=4")
     assert again.err.startswith("nothing to do: ")
     assert "orchestrator artifacts get " in again.err
     request = cli("status", "@last", "--json").document["run"]["request"]
-    assert request["origin"] == {"export_of": record_of("base").key}
+    assert request["origin"] == {"export_of": key}
+    assert cli("reproduce", "@last/export", "--from-inputs", "--executor", "inline").code == 0
+
+
+def test_an_imported_model_is_exported_and_what_is_made_of_it_can_be_made_again(cli: Cli) -> None:
+    Path("model.yaml").write_text(MODEL)
+    cli("submit", "model.yaml", "--executor", "inline")
+    cli("artifacts", "get", "@last/base", "bundle")
+    imported = cli("artifacts", "import", "bundle", "--name", "mine").out.strip()
+    answer = cli("export", "mine", "--format", "packed", "--json")
+    assert answer.code == 0, answer.err
+    again = cli("reproduce", "@last/export", "--executor", "inline", "--json")
+    assert again.code == 0, again.err
+    assert [each["result"] for each in again.document["artifacts"]] == ["identical"]
+    assert "was made by no stage" in cli("reproduce", imported).err
 
 
 def test_what_is_no_model_is_not_exported(cli: Cli, finished: str) -> None:
