@@ -339,7 +339,8 @@ Written by `python benchmarks/results.py --seeds 10` from the records of the sto
 scikit-learn's digits: 1347 images to train on, 450 to test on; one image is 0.22 points. Every row starts from the same dense
 weights as its controls and trains as many epochs (a third of the dense ones) by the same recipe; seeds are paired. Settings
 were chosen on validation images held out of training, with other seeds, and are the same for a method and its controls; those
-of DiffRate on 65 tokens stood before that, and those on 17 tokens, and their budgets, for a cost that is not above the one of ToMe.
+of DiffRate on 65 tokens stood before that, and those on 17 tokens, and their budgets, for a cost that is not above the one of
+ToMe.
 
 "better" and "worse": the paired 95 % interval (Student) excludes 0; "not worse": it lies above -0.5 points; "open": neither.
 All seeds share the test images, so intervals speak of the randomness of training alone. "Peers" are other tools on the same
