@@ -25,7 +25,7 @@ def test_the_dashboard_shows_the_hosts_of_the_run_by_name(run: WatchedRun, chrom
     page = chromium.open("about:blank", is_ours=False)
     page.call("Network.setCookie", name="ray-authentication-token", value=run.token_file.read_text(), url=run.url)
     page.call("Page.navigate", url=f"{run.url}/#/actors")
-    page.wait_until(f"document.body.innerText.includes('{run.run}/host-1')")
+    page.wait_until(f"document.body?.innerText.includes('{run.run}/host-1')")
     screenshots = os.environ.get("ORCHESTRATOR_SCREENSHOTS")
     if screenshots:
         (Path(screenshots) / "ray-dashboard.png").write_bytes(page.screenshot())
