@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import stages.models.compat  # noqa: F401 - timm does not import without it
+import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
 from stages.models.fake_quant import float_weight, quantized_layers, weight_quantizer
 from stages.ops.freezing import backward_saving
 from stages.quantize.lts import Freezing, quantize_model

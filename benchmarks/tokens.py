@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import stages.models.compat  # noqa: F401 - timm does not import without it
+import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
 
 # isort: split
 import timm

@@ -13,7 +13,7 @@ from typing import Any
 
 from stages.contract import Forecast, StageContext, StageResult, StageSettings, StageSpec
 
-KINDS = ("pretrain", "sparsify", "quantize", "compress_tokens", "compress", "finetune", "export", "evaluate", "probe")
+KINDS = ("data", "pretrain", "sparsify", "quantize", "compress_tokens", "compress", "finetune", "export", "evaluate", "probe")
 """The kinds shipped here, in the order in which a workflow meets them."""
 
 ENTRY_POINT_GROUP = "orchestrator.stages"

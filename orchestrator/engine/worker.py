@@ -184,10 +184,16 @@ class Worker:
             if self.is_cancelled():
                 raise Cancelled
 
+        settings = spec.settings(**work.settings)
+        if settings.data_identity() != work.identity.get("data"):
+            raise ValueError(
+                "the data are not those of the plan: their content has changed since, or this machine finds others at the same "
+                "place. Submit again, with the same data on every machine"
+            )
         implementation = load_implementation(spec)
         return implementation(
             StageContext(
-                settings=spec.settings(**work.settings),
+                settings=settings,
                 seed=work.seed,
                 output=folders[0],
                 scratch=folders[1],

@@ -11,6 +11,8 @@ from orchestrator.report.text import Column, Style, format_table, format_value
 from stages.contract import StageSpec
 
 _BOUNDS = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+_MOST_LISTED = 10
+"""Settings of one alternative that are listed where a stage is shown; what has more of them has a page of its own."""
 _PLAIN_TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "bool", "object": "mapping", "array": "list"}
 _INDENT = "   "
 
@@ -164,7 +166,7 @@ def _type_of_choices(choices: Iterable[Mapping[str, Any]], definitions: Mapping[
             kinds["none"] = ""
         elif name is not None:
             own = [key for key in target["properties"] if key != "name"]
-            kinds[name] = f"({name} takes {', '.join(own)})" if own else ""
+            kinds[name] = f"({name} takes {', '.join(own)})" if 0 < len(own) <= _MOST_LISTED else ""
         else:
             kind, legal = _type_of(choice, definitions)
             kinds[kind] = legal

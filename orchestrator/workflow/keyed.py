@@ -28,6 +28,8 @@ def keyed_node(instance: Instance, node: Node, spec: StageSpec, *, seed: int, ke
         identity = artifact_identity(spec, settings=settings, seed=seed, inputs=inputs)
     except NotEncodable as error:
         raise PlanError(f'node "{instance.label}": {error}') from error
+    except ValueError as error:
+        raise PlanError(f'node "{instance.label}": its data cannot be identified: {error}') from error
     condition = (instance.when_label, node.when) if instance.when_label is not None and node.when is not None else None
     return PlanNode(
         label=instance.label, node=instance.node, spec=spec, settings=settings, seed=seed, inputs=instance.inputs,

@@ -17,7 +17,8 @@ from orchestrator.workflow.check import CheckedSweep, CheckedWorkflow
 from orchestrator.workflow.spec import Node
 from orchestrator.workflow.sweep_spec import Distribution
 from stages.contract import StageSpec
-from stages.data.settings import DataSettings, DataSource
+from stages.data.settings import DataSettings
+from stages.data.source import DataSource
 
 NUM_TRIALS = 2
 MAX_COMBINATIONS = 200

@@ -43,6 +43,8 @@ def sweep_identity(sweep: CheckedSweep, outer: Mapping[str, PlanNode]) -> dict[s
         }
     except NotEncodable as error:
         raise PlanError(f'node "{sweep.name}": {error}') from error
+    except ValueError as error:
+        raise PlanError(f'node "{sweep.name}": its data cannot be identified: {error}') from error
 
 
 def family_digest(sweep: CheckedSweep, outer: Mapping[str, PlanNode]) -> str:

@@ -30,7 +30,7 @@ from stages.compress_tokens.delivery import count_macs, save_pictures, shape_of,
 from stages.compress_tokens.diffrate import BUDGET_TOLERANCE, budget_ratio
 from stages.compress_tokens.search import RateSearch
 from stages.contract import StageContext, StageResult
-from stages.data.base import Dataset, load_dataset
+from stages.data.base import Dataset, load_stage_data
 from stages.models.bundle import ModelBundle, apply_transform, fold_bundle, load_state
 from stages.models.nm_mask import apply_masks
 from stages.models.token_reduction import apply_schedule, refuse_model
@@ -108,7 +108,7 @@ def run(context: StageContext) -> StageResult:
     prepare_process(context)
     settings = context.settings
     assert isinstance(settings, JointSettings)
-    data = load_dataset(settings.data)
+    data = load_stage_data(context)
     joint = Joint(receive_model(context, data), settings=settings, data=data, context=context)
     before = evaluate_top1(joint.bundle.model, data.test)
     joint.attach()

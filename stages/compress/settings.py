@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from stages.compress_tokens.settings import METRICS as TOKEN_METRICS
 from stages.compress_tokens.settings import DiffRateSettings
 from stages.contract import Port, StageSettings, StageSpec
+from stages.data.settings import DATA_PORT
 from stages.quantize.settings import LAYER_METRICS, LTS_METRICS, Bits, LTSSettings
 from stages.sparsify.settings import FORECAST_METRICS as MASK_FORECASTS
 from stages.sparsify.settings import METRICS as MASK_METRICS
@@ -200,7 +201,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Learns N:M masks, fake quantization with freezing and token rates, any of the three, in one training run",
         settings=JointSettings,
         implementation="stages.compress.joint:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="model",
         metrics=tuple(dict.fromkeys((*MASK_METRICS, *LTS_METRICS, *TOKEN_METRICS, "budget_error"))),
         source="LBC, arXiv 2206.06662; LTS, arXiv 2211.08544; DiffRate, arXiv 2305.17997; training all at once is ours",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import Dataset, load_dataset
+from stages.data.base import Dataset, load_stage_data
 from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle, save_bundle
 from stages.models.layer_table import save_layers
 from stages.models.measures import measure_model
@@ -31,7 +31,7 @@ def deliver_fixed(context: StageContext, *, stage: str, reduce: Callable[[ModelB
         ValueError: the model is no plain Vision Transformer, or what `reduce` refuses.
     """
     torch.set_num_threads(context.num_threads)
-    data = load_dataset(context.settings.data)
+    data = load_stage_data(context)
     bundle = receive_model(context, data)
     refuse_model(bundle.model, who=stage)
     dense = count_macs(bundle)

@@ -20,7 +20,7 @@ from stages.compress_tokens.delivery import count_macs, save_pictures, shape_of,
 from stages.compress_tokens.search import RateSearch
 from stages.compress_tokens.settings import DiffRateSettings
 from stages.contract import StageContext, StageResult
-from stages.data.base import load_dataset
+from stages.data.base import load_stage_data
 from stages.models.token_reduction import apply_schedule, refuse_model
 from stages.ops.token_budget import ViTShape
 from stages.training.evaluation import evaluate_top1
@@ -42,7 +42,7 @@ def run(context: StageContext) -> StageResult:
     prepare_process(context)
     settings = context.settings
     assert isinstance(settings, DiffRateSettings)
-    data = load_dataset(settings.data)
+    data = load_stage_data(context)
     bundle = receive_model(context, data)
     refuse_model(bundle.model, who="compress_tokens.diffrate")
     dense, shape = count_macs(bundle), shape_of(bundle)

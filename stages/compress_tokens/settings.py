@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stages.contract import Port, StageSettings, StageSpec
-from stages.data.settings import DataSettings
+from stages.data.settings import DATA_PORT, DataSettings
 from stages.ops.token_budget import PUBLISHED_SCHEDULES
 from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
@@ -160,7 +160,7 @@ METRICS = (*MODEL_METRICS, "initial_top1_accuracy", "gmacs_ratio", "gmacs_matchi
 FORECAST_METRICS = (*SHAPE_METRICS, "gmacs_ratio", "gmacs_matching")
 """What is known before, where the counts are; DiffRate's end near their budget, and what matching them costs is not known."""
 
-MODEL = {"model": Port(kind="model")}
+MODEL = {"model": Port(kind="model"), **DATA_PORT}
 EXAMPLE_INPUTS = {"model": {"model": "vit_micro"}}
 
 STAGES: tuple[StageSpec, ...] = (

@@ -5,34 +5,17 @@ To add a data set: one class here with its name, its identity and its loader, li
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field, field_validator
+
+from stages.contract import Port, StageSettings, StageSpec
+from stages.data.image_settings import FolderData, HuggingFaceData, ImageData, PackedData, ParquetData
+from stages.data.source import DataSource, few_images, with_split
 
 DIGITS_IDENTITY = "digits:sklearn-1:24ab400aa920a5d32f08056e16b811cd316aefe805c5605d444bce0448d71876:split75-0"
 """Digest of every pixel and label of both splits, in order; the loader refuses other bytes."""
-
-
-class DataSource(BaseModel, ABC):
-    """Base of the data sets: `loader` is "package.module:function", imported only where the data are read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    loader: ClassVar[str]
-    evaluate_on: Literal["test", "validation"] = Field(
-        "test",
-        description="images that accuracy is measured on; validation: a fifth of the training images, left out of training, "
-        "so that settings can be chosen without a look at the test images",
-    )
-
-    @abstractmethod
-    def identity(self) -> str:
-        """Name and version or content digest: two data sets with one identity give the same batches."""
-
-    def stand_in(self) -> dict[str, Any] | None:
-        """Settings of a few random images of the same shape, for trying a workflow out; None where there are none."""
-        return None
 
 
 class DigitsData(DataSource):
@@ -42,10 +25,10 @@ class DigitsData(DataSource):
     name: Literal["digits"] = "digits"
 
     def identity(self) -> str:
-        return _with_split(DIGITS_IDENTITY, self)
+        return with_split(DIGITS_IDENTITY, self)
 
     def stand_in(self) -> dict[str, Any] | None:
-        return _few_images(self)
+        return few_images(self)
 
 
 class SyntheticData(DataSource):
@@ -64,21 +47,11 @@ class SyntheticData(DataSource):
 
     def identity(self) -> str:
         described = self.model_dump(exclude={"name", "evaluate_on"})
-        return _with_split("synthetic:1:" + ",".join(f"{name}={value!r}" for name, value in sorted(described.items())), self)
+        return with_split("synthetic:1:" + ",".join(f"{name}={value!r}" for name, value in sorted(described.items())), self)
 
     def stand_in(self) -> dict[str, Any] | None:
         shape = {"channels": self.channels, "height": self.height, "width": self.width, "num_classes": self.num_classes}
-        return _few_images(self, **shape)
-
-
-def _few_images(source: DataSource, **shape: int) -> dict[str, Any]:
-    """Synthetic images, enough for a handful of steps with batches of 32, also where a fifth of them is held out."""
-    few: dict[str, Any] = {"name": "synthetic", **shape, "num_train": 160, "num_test": 32}
-    return few if source.evaluate_on == "test" else {**few, "evaluate_on": source.evaluate_on}
-
-
-def _with_split(identity: str, source: DataSource) -> str:
-    return identity if source.evaluate_on == "test" else f"{identity}:{source.evaluate_on}"
+        return few_images(self, **shape)
 
 
 def _name_alone(value: Any) -> Any:
@@ -87,7 +60,57 @@ def _name_alone(value: Any) -> Any:
 
 
 DataSettings = Annotated[
-    DigitsData | SyntheticData,
-    Field(discriminator="name", description="data set: a name, or a mapping with `name` and the data set's own settings"),
+    DigitsData | SyntheticData | FolderData | ParquetData | PackedData | HuggingFaceData,
+    Field(
+        discriminator="name",
+        description="data set: a name, or a mapping with `name` and the data set's own settings (docs/data.md)",
+    ),
     BeforeValidator(_name_alone, json_schema_input_type=str | Mapping[str, Any]),
 ]
+
+DATA_PORT = {"data": Port(kind="dataset", optional=True)}
+"""The port of every stage that reads data: what a `data.pack` node made, for `data: {name: packed}`."""
+
+
+class PackSettings(StageSettings):
+    """Write the images of a data set into Parquet shards, shuffled once, as the encoded files that they are."""
+
+    data: DataSettings
+    rows_per_group: int = Field(128, ge=1, le=65_536, description="images that are read at once")
+    shard_bytes: int = Field(
+        128 * 2**20,
+        ge=1,
+        le=2**40,
+        description="bytes of encoded images from which a new shard begins, after a whole row group",
+    )
+
+    @field_validator("data")
+    @classmethod
+    def _says_nothing_without_effect(cls, data: DataSettings) -> DataSettings:
+        if isinstance(data, PackedData):
+            raise ValueError("data.pack takes folder, huggingface, parquet, digits or synthetic; packed is what it makes")  # noqa: TRY004
+        if isinstance(data, ImageData):
+            idle = sorted((data.model_fields_set & ImageData.model_fields.keys()) - {"on_broken", "evaluate_on"})
+            if idle:
+                raise ValueError(
+                    f"{', '.join(idle)}: without effect here; images are packed as they are. Say it where they are read"
+                )
+        return data
+
+    def data_identity(self) -> str | None:
+        return self.data.identity()
+
+
+STAGES: tuple[StageSpec, ...] = (
+    StageSpec(
+        name="data.pack",
+        version=1,
+        summary="Pack a data set of images into Parquet shards, to be read as a stream from a folder, a bucket or the store",
+        settings=PackSettings,
+        implementation="stages.data.pack:pack",
+        output="dataset",
+        metrics=("num_train", "num_test", "num_classes", "num_broken", "num_shards", "size_bytes", "content_digest"),
+        source="none: carries no method",
+        example={"data": "digits"},
+    ),
+)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract import Artifact, StageContext, StageResult
-from stages.data.base import Dataset, load_dataset
+from stages.data.base import Dataset, load_stage_data
 from stages.evaluate.latency import Runner, measure_interleaved, paired_ratio
 from stages.evaluate.settings import ClassifierSettings
 from stages.evaluate.statistics import paired_drop, wilson_interval
@@ -61,7 +61,7 @@ def run(context: StageContext) -> StageResult:
     settings = context.settings
     assert isinstance(settings, ClassifierSettings)
     prepare_process(context)
-    data = load_dataset(settings.data)
+    data = load_stage_data(context)
     exported, packed = context.optional_input("exported"), context.optional_input("packed")
     if exported is not None and packed is not None:
         raise ValueError("evaluate.classifier: both `exported` and `packed` are connected; one evaluation is of one file")

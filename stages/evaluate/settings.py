@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stages.contract import Port, StageSettings, StageSpec
-from stages.data.settings import DataSettings
+from stages.data.settings import DATA_PORT, DataSettings
 from stages.training.settings import SHAPE_METRICS
 
 
@@ -62,6 +62,7 @@ STAGES: tuple[StageSpec, ...] = (
             "exported": Port(kind="exported", optional=True),
             "packed": Port(kind="packed", optional=True),
             "baseline": Port(kind="model", optional=True),
+            **DATA_PORT,
         },
         output="evaluation",
         metrics=CLASSIFIER_METRICS,

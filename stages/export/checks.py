@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.contract import StageContext
 from stages.data.base import load_dataset
-from stages.data.settings import DataSource
+from stages.data.source import DataSource
 from stages.models.bundle import ModelBundle
 from stages.models.measures import model_digest
 from stages.ops.onnx_file import INPUT_NAME, OUTPUT_NAME
@@ -36,7 +36,7 @@ def check_images(
     images = torch.randn(num_samples, *spec.shape, generator=generator)
     if data is None:
         return images
-    dataset = load_dataset(data)
+    dataset = load_dataset(data, artifact=context.optional_input("data"))
     if dataset.input_spec != spec:
         raise ValueError(f"{stage}: the model takes images {spec}; the data have {dataset.input_spec}")
     held_out = next(iter(dataset.test.batches(batch_size=num_samples)))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import Dataset, load_dataset
+from stages.data.base import Dataset, first_images, load_stage_data
 from stages.export.checks import ONNX_FILE, describe_onnx, logit_differences, logits_of, write_description
 from stages.export.quantized_onnx import (
     INTEGER_OPERATORS,
@@ -44,7 +44,7 @@ def run(context: StageContext) -> StageResult:
     settings = context.settings
     assert isinstance(settings, INT8Settings)
     torch.set_num_threads(context.num_threads)
-    data = load_dataset(settings.data)
+    data = load_stage_data(context)
     bundle = receive_model(context, data)
     plain, spec = fold_bundle(bundle), bundle.architecture.input_spec
     source, path = context.scratch / "float.onnx", context.output / ONNX_FILE
@@ -57,7 +57,7 @@ def run(context: StageContext) -> StageResult:
     num_integer = sum(count for name, count in operators.items() if name in INTEGER_OPERATORS)
     if not num_integer:
         raise RuntimeError(f"export.onnx_int8: no operator of the file multiplies integers; it has {dict(operators)}")
-    images = torch.cat([batch.images for batch in data.test.batches(batch_size=512)])[: settings.verify_samples]
+    images = first_images(data.test, settings.verify_samples, batch_size=512)
     session = open_session(path, num_threads=context.num_threads)
     expected = logits_of(plain, images, batch_size=size)
     found = logits_of(lambda part: run_session(session, part), images, batch_size=size)

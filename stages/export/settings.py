@@ -7,15 +7,24 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stages.contract import Port, StageSettings, StageSpec
-from stages.data.settings import DataSettings
+from stages.data.settings import DATA_PORT, DataSettings
+from stages.data.source import identity_of_files
 
 
-class ONNXSettings(StageSettings):
-    """Write an ONNX file and check it where it was written."""
+class CheckedSettings(StageSettings):
+    """What exports share that are checked on test images where data are given."""
 
     data: DataSettings | None = Field(
         None, description="data whose test images take part in the check; none: random images alone"
     )
+
+    def data_identity(self) -> str | None:
+        return identity_of_files(self.data)
+
+
+class ONNXSettings(CheckedSettings):
+    """Write an ONNX file and check it where it was written."""
+
     opset: int = Field(18, ge=18, le=23, description="ONNX operator set; 18 is the oldest that the exporter writes directly")
     dynamic_batch: bool = Field(True, description="let the file take any batch size; false fixes it to 1")
     verify_samples: int = Field(
@@ -36,12 +45,9 @@ class ONNXSettings(StageSettings):
     )
 
 
-class PackedSettings(StageSettings):
+class PackedSettings(CheckedSettings):
     """Write N:M sparse and b-bit weights in the room that they need, and read them back."""
 
-    data: DataSettings | None = Field(
-        None, description="data whose test images take part in the check; none: random images alone"
-    )
     verify_samples: int = Field(
         64, ge=1, le=100_000, description="random images, and test images where data is given, in the check"
     )
@@ -80,12 +86,9 @@ class INT8Settings(StageSettings):
         return self.data.identity()
 
 
-class ProgramSettings(StageSettings):
+class ProgramSettings(CheckedSettings):
     """Write a torch.export program without pickle and run it beside the model."""
 
-    data: DataSettings | None = Field(
-        None, description="data whose test images take part in the check; none: random images alone"
-    )
     dynamic_batch: bool = Field(True, description="let the program take any batch size; false fixes it to 1")
     verify_samples: int = Field(
         64, ge=1, le=100_000, description="random images, and test images where data is given, in the check"
@@ -95,12 +98,9 @@ class ProgramSettings(StageSettings):
     )
 
 
-class SemiStructuredSettings(StageSettings):
+class SemiStructuredSettings(CheckedSettings):
     """Write 2:4 layers compressed for NVIDIA's sparse tensor cores, in float16; needs a GPU."""
 
-    data: DataSettings | None = Field(
-        None, description="data whose test images take part in the check; none: random images alone"
-    )
     verify_samples: int = Field(
         64, ge=1, le=100_000, description="random images, and test images where data is given, in the check"
     )
@@ -116,7 +116,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Writes one ONNX file, runs it against the model, and checks N:M sparsity on the file itself",
         settings=ONNXSettings,
         implementation="stages.export.onnx:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="exported",
         metrics=(
             "size_bytes",
@@ -135,7 +135,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Stores N:M sparse and b-bit weights packed in one safetensors file, bit-exactly, with a loader",
         settings=PackedSettings,
         implementation="stages.export.packed:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="packed",
         metrics=(
             "size_bytes",
@@ -158,7 +158,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Writes an ONNX file whose layers onnxruntime runs on integers, and checks that it does",
         settings=INT8Settings,
         implementation="stages.export.int8:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="exported",
         metrics=(
             "size_bytes",
@@ -182,7 +182,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Writes a torch.export program (.pt2) that holds no pickle, loads it again and runs it beside the model",
         settings=ProgramSettings,
         implementation="stages.export.program:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="program",
         metrics=("size_bytes", "max_abs_difference", "max_relative_difference", "num_graph_nodes", "has_pickle"),
         source="torch.export, PT2 archive format (pytorch.org/docs/stable/export/pt2_archive.html)",
@@ -194,7 +194,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Writes 2:4 sparse linear layers in the form that NVIDIA's sparse tensor cores multiply; needs a GPU",
         settings=SemiStructuredSettings,
         implementation="stages.export.semi_structured:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="semi_structured",
         metrics=("size_bytes", "dense_size_bytes", "size_ratio", "num_sparse_layers", "num_masked_layers_left_dense"),
         source="Mishra et al. 2021, arXiv 2104.08378; torch.sparse.to_sparse_semi_structured (cutlass path)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import load_dataset
+from stages.data.base import load_stage_data
 from stages.finetune.settings import FinetuneSettings
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model, receive_model
@@ -18,7 +18,7 @@ def finetune_classifier(context: StageContext) -> StageResult:
     prepare_process(context)
     settings = context.settings
     assert isinstance(settings, FinetuneSettings)
-    data = load_dataset(settings.data)
+    data = load_stage_data(context)
     bundle = receive_model(context, data)
     report = train(bundle.model, data=data, settings=settings, context=context)
     return deliver_model(bundle, context=context, report=report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import load_dataset
+from stages.data.base import load_stage_data
 from stages.finetune.settings import DistillSettings
 from stages.training.evaluation import evaluate_top1
 from stages.training.loop import train
@@ -20,7 +20,7 @@ def finetune_distill(context: StageContext) -> StageResult:
     prepare_process(context)
     settings = context.settings
     assert isinstance(settings, DistillSettings)
-    data = load_dataset(settings.data)
+    data = load_stage_data(context)
     bundle = receive_model(context, data)
     teacher = receive_model(context, data, port="teacher").model.to(context.device)
     loss = distillation_loss(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from stages.contract import Port, StageSpec
+from stages.data.settings import DATA_PORT
 from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 
@@ -30,7 +31,7 @@ STAGES: tuple[StageSpec, ...] = (
         settings=FinetuneSettings,
         implementation="stages.finetune.classifier:finetune_classifier",
         output="model",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         metrics=MODEL_METRICS,
         source="OneCycle: Smith and Topin 2017, arXiv 1708.07120; AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101",
         example={"data": "digits", "epochs": 1},
@@ -44,7 +45,7 @@ STAGES: tuple[StageSpec, ...] = (
         settings=DistillSettings,
         implementation="stages.finetune.distill:finetune_distill",
         output="model",
-        inputs={"model": Port(kind="model"), "teacher": Port(kind="model")},
+        inputs={"model": Port(kind="model"), "teacher": Port(kind="model"), **DATA_PORT},
         metrics=(*MODEL_METRICS, "teacher_top1_accuracy"),
         source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531",
         example={"data": "digits", "epochs": 1},

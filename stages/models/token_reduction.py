@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import stages.models.compat  # noqa: F401 - timm does not import without it
+import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
 
 # isort: split
 import torch

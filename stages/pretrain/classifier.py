@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import load_dataset
+from stages.data.base import load_stage_data
 from stages.models.bundle import build_bundle
 from stages.models.zoo import find_architecture
 from stages.ops.seeds import derive_seed
@@ -21,7 +21,7 @@ def pretrain_classifier(context: StageContext) -> StageResult:
     prepare_process(context)
     settings = context.settings
     assert isinstance(settings, ClassifierSettings)
-    data = load_dataset(settings.data)
+    data = load_stage_data(context)
     architecture = find_architecture(
         settings.model, settings.model_args, input_spec=data.input_spec, class_names=data.class_names
     )

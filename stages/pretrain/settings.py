@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pydantic import Field, JsonValue
 
 from stages.contract import StageSpec
+from stages.data.settings import DATA_PORT
 from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 
@@ -28,6 +29,7 @@ STAGES: tuple[StageSpec, ...] = (
         settings=ClassifierSettings,
         implementation="stages.pretrain.classifier:pretrain_classifier",
         output="model",
+        inputs=DATA_PORT,
         metrics=MODEL_METRICS,
         source="OneCycle: Smith and Topin 2017, arXiv 1708.07120; AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101",
         example={"model": "cnn_micro", "data": "digits", "epochs": 1},

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stages.contract import Port, StageSpec
+from stages.data.settings import DATA_PORT
 from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 Bits = Literal[2, 3, 4, 8]
@@ -103,7 +104,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Quantization-aware training that freezes weights which stay at their level, and skips their gradients",
         settings=LTSSettings,
         implementation="stages.quantize.lts:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="model",
         metrics=LTS_METRICS,
         source="Zhong et al. 2022, Exploiting the Partly Scratch-off Lottery Ticket for Quantization-Aware Training, "
@@ -118,7 +119,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Quantization-aware training with learned bounds and without freezing: the control for LTS",
         settings=QATSettings,
         implementation="stages.quantize.qat:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="model",
         metrics=QAT_METRICS,
         source="The quantizer of arXiv 2211.08544 (learned bounds, straight through); compare Esser et al. 2019, 1902.08153",

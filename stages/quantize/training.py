@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import Dataset, load_dataset
+from stages.data.base import Dataset, load_stage_data
 from stages.models.bundle import ModelBundle
 from stages.models.fake_quant import float_weight, quantized_layers
 from stages.ops.seeds import derive_seed
@@ -84,7 +84,7 @@ def run_quantization(
     prepare_process(context)
     settings = context.settings
     assert isinstance(settings, QATSettings)
-    data = load_dataset(settings.data)
+    data = load_stage_data(context)
     bundle = receive_model(context, data)
     images = first_images(data, settings, context)
     layers = choose_layers(

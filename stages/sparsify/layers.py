@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract import StageContext
-from stages.data.base import Dataset, load_dataset
+from stages.data.base import Dataset, load_stage_data
 from stages.models.bundle import ModelBundle
 from stages.models.nm_mask import masked_layers, nm_summary
 from stages.ops.pattern import NMPattern, parse_pattern
@@ -42,7 +42,7 @@ def receive_dense_model(context: StageContext, *, stage: str) -> DenseModel:
     device = prepare_process(context)
     settings = context.settings
     assert isinstance(settings, NMSettings)
-    data = load_dataset(settings.data)
+    data = load_stage_data(context)
     bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
     refuse_transforms(bundle, stage=stage)
     names = select_layers(

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stages.contract import Port, StageSettings, StageSpec
-from stages.data.settings import DataSettings
+from stages.data.settings import DATA_PORT, DataSettings
 from stages.ops.pattern import PatternText, parse_pattern
 from stages.training.settings import MODEL_METRICS, OPERATIONAL, SHAPE_METRICS, TrainingSettings
 
@@ -129,7 +129,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Learns the best N:M combination of every block while training, removing the lowest-scored step by step",
         settings=LBCSettings,
         implementation="stages.sparsify.lbc:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="model",
         metrics=METRICS,
         source="Zhang et al. 2022, Learning Best Combination for Efficient N:M Sparsity, arXiv 2206.06662",
@@ -143,7 +143,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Trains through magnitude N:M masks drawn anew at every step: the straight-through control for learned masks",
         settings=SRSTESettings,
         implementation="stages.sparsify.sr_ste:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="model",
         metrics=METRICS,
         source="Zhou et al. 2021, Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, arXiv 2102.04010",
@@ -157,7 +157,7 @@ STAGES: tuple[StageSpec, ...] = (
         summary="Keeps the N largest weights of every block of M at once, without training: the control for learned masks",
         settings=MagnitudeSettings,
         implementation="stages.sparsify.magnitude:run",
-        inputs={"model": Port(kind="model")},
+        inputs={"model": Port(kind="model"), **DATA_PORT},
         output="model",
         metrics=METRICS,
         source="Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv 2104.08378 (one-shot step)",

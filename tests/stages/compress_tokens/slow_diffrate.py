@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import stages.models.compat  # noqa: F401 - timm does not import without it
+import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
 
 # isort: split
 import torch

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-import stages.models.compat  # noqa: F401 - timm does not import without it
+import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
 
 # isort: split
 from timm.models.vision_transformer import VisionTransformer

@@ -100,7 +100,7 @@ def test_pretrained_weights_without_a_network_say_what_to_do(monkeypatch):
 def test_timm_imports_beside_a_cpu_build_of_torch():
     """torchvision's wheel lacks two operators there; declaring them twice must not fail either."""
     code = (
-        "import stages.models.compat as compat; compat.ensure_torchvision_imports(); compat.ensure_torchvision_imports(); "
+        "from stages.ops.torchvision_compat import ensure_torchvision_imports as ensure; ensure(); ensure(); "
         "import torchvision, timm; print(timm.__version__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.models import compat  # noqa: F401 - timm needs it
+from stages.ops import torchvision_compat  # noqa: F401 - timm needs it
 from stages.ops.counting import count_compute, num_nonzero_parameters, num_parameters
 
 timm = pytest.importorskip("timm")

@@ -1,0 +1,201 @@
+"""Images in Parquet shards, read row group after row group, from a folder, a bucket or an artifact. Decodes nothing.
+
+The order of a shuffled pass: row groups in random order, and images at random among those of as many groups in a row as fill
+a window. It is known before anything is read, so a pass begins, and goes on, at any image; what is read is what is needed, and
+no more than two windows of encoded images are held. The shards were shuffled when they were written.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+from torch import Tensor
+
+from stages.contract import Artifact
+from stages.data.base import Dataset
+from stages.data.folder import image_dataset
+from stages.data.image_settings import ImageData, PackedData, ParquetData
+from stages.data.images import EncodedImage
+from stages.data.shards import (
+    MANIFEST_FILE,
+    Manifest,
+    OpenFile,
+    RowGroup,
+    folder_opener,
+    group_digest,
+    parse_manifest,
+    read_manifest,
+)
+
+COLUMNS = ("image", "label", "name")
+_READERS = 4
+_READ_ERRORS = (OSError, pa.ArrowException)
+
+
+def load_parquet(source: ParquetData) -> Dataset:
+    """Both splits of a packed folder, on a disk or in a bucket.
+
+    Raises:
+        ValueError: there is no manifest.
+    """
+    return _dataset(source, read_manifest(source.path), folder_opener(source.path), window=source.shuffle_window)
+
+
+def load_packed(source: PackedData, artifact: Artifact | None = None) -> Dataset:
+    """Both splits of the artifact that a `data.pack` node made.
+
+    Raises:
+        ValueError: none is connected, or its files are not what it says.
+    """
+    if artifact is None:
+        raise ValueError("data: packed reads what a data.pack node made; connect it: inputs: {data: NODE}")
+    manifest = parse_manifest(artifact.file(MANIFEST_FILE).read_bytes(), place=f"{artifact.key[:8]}/{MANIFEST_FILE}")
+    dataset = _dataset(source, manifest, lambda name: artifact.file(name).open("rb"), window=source.shuffle_window)
+    return replace(dataset, identity=f"{source.identity()}:{manifest.content_digest()}")
+
+
+class GroupPlace(NamedTuple):
+    """A row group: its shard, its number in it, what the manifest says of it."""
+
+    file: str
+    number: int
+    group: RowGroup
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardImages:
+    """Images of one split. `kept` are the numbers, over all shards, of those that belong to this part; None for all."""
+
+    groups: Sequence[GroupPlace]
+    open_file: OpenFile
+    window: int
+    kept: Tensor | None = None
+    starts: Tensor = field(init=False)
+    footers: dict[str, Any] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = torch.tensor([0, *(place.group.rows for place in self.groups)], dtype=torch.int64)
+        object.__setattr__(self, "starts", sizes.cumsum(0))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1]) if self.kept is None else len(self.kept)
+
+    def labels(self) -> Tensor:
+        """See `Images.labels`: reads the shards' column of labels alone."""
+        files = list(dict.fromkeys(place.file for place in self.groups))
+        columns = [self._column(file, "label") for file in files]
+        labels = torch.cat([torch.tensor(column, dtype=torch.int64) for column in columns])
+        return labels if self.kept is None else labels[self.kept]
+
+    def order(self, shuffle_seed: int | None) -> Tensor:
+        """See `Images.order`; numbers are those of all shards even where only a part is kept."""
+        if shuffle_seed is None:
+            return torch.arange(len(self)) if self.kept is None else self.kept
+        generator = torch.Generator().manual_seed(shuffle_seed)
+        windows = self._windows(torch.randperm(len(self.groups), generator=generator).tolist())
+        shuffled = [torch.cat(window)[torch.randperm(sum(map(len, window)), generator=generator)] for window in windows]
+        order = torch.cat(shuffled)
+        if self.kept is None:
+            return order
+        is_kept = torch.zeros(int(self.starts[-1]), dtype=torch.bool)
+        is_kept[self.kept] = True
+        return order[is_kept[order]]
+
+    def _windows(self, groups: Sequence[int]) -> list[list[Tensor]]:
+        """The images of the groups, in as many pieces as have a window's size."""
+        windows: list[list[Tensor]] = [[]]
+        for group in groups:
+            if sum(map(len, windows[-1])) >= self.window:
+                windows.append([])
+            windows[-1].append(torch.arange(int(self.starts[group]), int(self.starts[group + 1])))
+        return windows
+
+    def read(self, order: Tensor) -> Generator[EncodedImage, None, None]:
+        """See `Images.read`. A group is held from its first image to its last; as many more are read ahead as fill a window.
+
+        Raises:
+            ValueError: a shard cannot be read, or a row group is not what the manifest says.
+        """
+        groups = (torch.searchsorted(self.starts, order, right=True) - 1).tolist()
+        rows = (order - self.starts[torch.tensor(groups, dtype=torch.int64)]).tolist()
+        last_use = {group: place for place, group in enumerate(groups)}
+        upcoming = deque(dict.fromkeys(groups))
+        largest = max((place.group.rows for place in self.groups), default=1)
+        ahead = max(1, self.window // largest)
+        held: dict[int, Any] = {}
+        pending: deque[tuple[int, Future[Any]]] = deque()
+        pool = ThreadPoolExecutor(min(_READERS, ahead))
+        try:
+            for place, (group, row) in enumerate(zip(groups, rows, strict=True)):
+                while group not in held:
+                    while upcoming and len(pending) < ahead:
+                        number = upcoming.popleft()
+                        pending.append((number, pool.submit(self._read_group, number)))
+                    number, future = pending.popleft()
+                    held[number] = future.result()
+                image, label, name = (column[row].as_py() for column in held[group])
+                if last_use[group] == place:
+                    del held[group]
+                yield EncodedImage(image, label, name)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def part(self, index: Tensor) -> ShardImages:
+        """See `Images.part`."""
+        return replace(self, kept=index if self.kept is None else self.kept[index])
+
+    def _read_group(self, number: int) -> list[Any]:
+        file, group, expected = self.groups[number]
+        place = f"{file}, row group {group}"
+        try:
+            with self.open_file(file) as opened:
+                shard = parquet.ParquetFile(opened, metadata=self._footer(file), pre_buffer=True)
+                table = shard.read_row_group(group, columns=list(COLUMNS), use_threads=False).combine_chunks()
+        except _READ_ERRORS as error:
+            raise ValueError(f"{place} cannot be read: {' '.join(str(error).split())}") from error
+        columns = [table.column(name) for name in COLUMNS]
+        images, labels, names = columns
+        rows = (
+            (image.as_buffer(), label.as_py(), name.as_py()) for image, label, name in zip(images, labels, names, strict=True)
+        )
+        if len(images) != expected.rows or group_digest(rows) != expected.digest:
+            raise ValueError(
+                f"{place} is not what {MANIFEST_FILE} says it holds: it was changed or damaged; copy the shards anew"
+            )
+        return columns
+
+    def _footer(self, file: str) -> Any:
+        """Where the row groups of a shard are: read once, and not with each group."""
+        if file not in self.footers:
+            with self.open_file(file) as opened:
+                self.footers[file] = parquet.read_metadata(opened)
+        return self.footers[file]
+
+    def _column(self, file: str, name: str) -> list[int]:
+        try:
+            with self.open_file(file) as opened:
+                column: list[int] = parquet.ParquetFile(opened).read(columns=[name]).column(0).to_pylist()
+        except _READ_ERRORS as error:
+            raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        return column
+
+
+def _dataset(source: ImageData, manifest: Manifest, open_file: OpenFile, *, window: int) -> Dataset:
+    splits: Mapping[str, ShardImages] = {
+        split: ShardImages(
+            groups=[GroupPlace(shard.file, number, group) for shard in shards for number, group in enumerate(shard.groups)],
+            open_file=open_file,
+            window=window,
+        )
+        for split, shards in manifest.splits.items()
+    }
+    if "test" not in splits and source.evaluate_on == "test":
+        raise ValueError("the packed data set has no test images; set evaluate_on: validation")
+    return image_dataset(source, class_names=manifest.classes, train=splits["train"], test=splits.get("test"))
