@@ -109,6 +109,7 @@ const report = (() => {
     axisLabel: { color: colour("muted"), formatter: short, hideOverlap: true },
     axisLine: { show: true, lineStyle: { color: colour("line") } },
     splitLine: { lineStyle: { color: colour("line"), opacity: 0.6 } },
+    min: ({ min, max }) => min >= 0 && min < 0.15 * (max - min) ? 0 : null, // no room below zero for what cannot be there
     ...extra,
   });
 

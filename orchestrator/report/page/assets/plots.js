@@ -125,6 +125,8 @@
       const drawn = points.filter((point) => point.values[panel.x] !== null && point.values[upright] !== null);
       if (!drawn.length) continue;
       const at = (point) => [point.values[panel.x] * factor(panel.x), point.values[upright] * factor(upright)];
+      const across = drawn.map((point) => at(point)[0]);
+      const middle = (Math.min(...across) + Math.max(...across)) / 2;
       const box = element("div", { class: "plot" });
       place.append(box);
       chart(box, `${axes[upright].text} against ${axes[panel.x].text} of ${drawn.length} evaluations; the table of figures has them`, () => ({
@@ -146,8 +148,9 @@
           },
           {
             type: "scatter", z: 3, cursor: "pointer", labelLayout: { hideOverlap: true, moveOverlap: "shiftY" },
-            label: { show: true, position: "top", formatter: (point) => cut(drawn[point.dataIndex].label), color: colour("fg"), fontSize: 11 },
+            label: { show: true, formatter: (point) => cut(drawn[point.dataIndex].label), color: colour("fg"), fontSize: 11 },
             data: drawn.map((point) => ({
+              label: { position: at(point)[0] < middle ? "right" : "left" }, // away from the ticks, and beside the interval
               value: at(point), index: points.indexOf(point), symbol: point.is_baseline ? "diamond" : "circle", symbolSize: point.is_baseline ? 13 : 10,
               itemStyle: { color: colour(point.is_baseline ? "baseline" : "front") },
             })),
