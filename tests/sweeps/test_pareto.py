@@ -78,8 +78,8 @@ def test_the_knee_is_the_point_that_gives_up_least_of_either():
 def test_ten_thousand_trials_are_sorted_in_seconds():
     """The report of a large search must not hang."""
     points = [(math.sin(i * 12.9898) % 1, math.sin(i * 78.233) % 1, math.sin(i * 37.719) % 1) for i in range(10_000)]
-    started = time.monotonic()
+    started = time.process_time()
     found = ranks(points, directions=("maximize",) * 3)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
     assert 0 < sum(rank == 0 for rank in found) < 1000
     assert max(rank or 0 for rank in ranks([(i, i) for i in range(2_000)], directions=("maximize",) * 2)) == 1_999

@@ -184,9 +184,9 @@ def test_a_broken_file_tells_line_cause_and_cure_and_nothing_more(name):
 def test_a_table_file_answers_within_a_second():
     """A hostile file must not hold the command up."""
     for path in sorted(BAD.glob("*.yaml")):
-        start = time.perf_counter()
+        start = time.process_time()
         problems_of(path)
-        assert time.perf_counter() - start < 1.0, path.name
+        assert time.process_time() - start < 1.0, path.name
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_a_table_file_answers_within_a_second():
     ],
 )
 def test_megabytes_of_garbage_are_refused_in_seconds(text, words):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(WorkflowError) as raised:
         check_workflow(load_text(text, file="big.yaml"))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert any(words in format_problem(problem) for problem in raised.value.problems)
     assert max(len(format_problem(problem)) for problem in raised.value.problems) < 4000
 
@@ -219,18 +219,18 @@ def test_megabytes_of_garbage_are_refused_in_seconds(text, words):
 def test_a_long_duration_text_is_refused_at_once():
     """A pattern that backtracks would take hours here."""
     text = "version: 1\nname: x\nnodes:\n  a: {stage: probe.echo, timeout: '" + "1" * 2**20 + "'}\n"
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(WorkflowError, match="1 problem"):
         check_workflow(load_text(text, file="x"))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_thousands_of_unknown_references_are_told_in_seconds():
     nodes = "".join(f"  node{i}: {{stage: probe.echo, inputs: {{inputs: nod{i}}}}}\n" for i in range(3000))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(WorkflowError) as raised:
         check_workflow(load_text(f"version: 1\nname: x\nnodes:\n{nodes}", file="x"))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert len(raised.value.problems) == 3000
 
 

@@ -368,9 +368,9 @@ class TestForeach:
 
     def test_thousands_of_values_are_checked_in_milliseconds(self):
         values = ", ".join(str(index / 10_000) for index in range(3000))
-        start = time.perf_counter()
+        start = time.process_time()
         checked(f"  m: {{stage: toy.make, foreach: {{low: [{values}]}}}}\n")
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
     def test_a_misfit_among_thousands_is_found(self):
         values = ", ".join(str(index) for index in range(3000))

@@ -353,9 +353,9 @@ def test_thousands_of_choices_are_checked_in_a_second():
     import time
 
     values = ", ".join(str(index / 10_000) for index in range(3000))
-    start = time.perf_counter()
+    start = time.process_time()
     checked(file(space=f"tune.low: {{choice: [{values}]}}"))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_grid_needs_points_and_no_number_of_trials():

@@ -491,10 +491,10 @@ class TestCount:
     def test_ten_thousand_trials_are_counted_in_seconds(self, empty):
         import time
 
-        start = time.perf_counter()
+        start = time.process_time()
         count = count_trials(sweep_of(empty, GRID.replace("[1, 3]", "[1, 2000]")))
         assert count.trials == 10_000
-        assert time.perf_counter() - start < 10
+        assert time.process_time() - start < 10
 
 
 class TestShown:
