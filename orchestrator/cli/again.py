@@ -16,6 +16,7 @@ from orchestrator.cli.running import run_plan
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import UsageError
 from orchestrator.report.run_status import FINAL_STATES, RunStatus
+from orchestrator.report.text import plural
 from orchestrator.workflow.selecting import with_below
 from orchestrator.workflow.spec import Resources
 
@@ -75,6 +76,7 @@ def _ended(shell: Shell, run: str) -> RunStatus:
 
 
 def _run(shell: Shell, plan: api.Plan, status: RunStatus, placed: Mapping[str, Any]) -> int:
+    _tell_other_keys(shell, plan, status)
     return run_plan(
         shell,
         plan,
@@ -125,6 +127,20 @@ def _overrides(checked: api.CheckedWorkflow, failed: Sequence[str], text: str) -
         sweep = checked.sweeps.get(node)
         places += [f"{node}.nodes.{part}" for part in sweep.node.nodes] if sweep is not None else [node]
     return [f"{place}.resources.{name}={value}" for place in places]
+
+
+def _tell_other_keys(shell: Shell, plan: api.Plan, status: RunStatus) -> None:
+    """The recorded text may mean something else today: a stage of another version, a name that was given anew, other data."""
+    changed = [
+        node for node in plan.nodes.values()
+        if node.label in status.nodes and node.key != status.nodes[node.label].key and not status.nodes[node.label].is_of_trial
+    ]  # fmt: skip
+    if changed:
+        first = changed[0]
+        shell.say(
+            f"note: {plural(len(changed), 'node')} would be another artifact than in run {status.id}, such as {first.label}: "
+            f"{status.nodes[first.label].key[:8]} -> {first.key[:8]}; code, data or a name have changed since"
+        )
 
 
 def _tell_a_changed_file(shell: Shell, status: RunStatus) -> None:

@@ -52,6 +52,17 @@ def test_a_resumed_run_that_fails_names_itself_as_the_one_to_resume(cli: Cli) ->
     assert answer.err.splitlines()[-1] == f"   next: orchestrator resume {run}"
 
 
+def test_resume_says_when_the_recorded_text_means_something_else_today(cli: Cli, finished: str) -> None:
+    cli("artifacts", "promote", "@last/first", "start")
+    Path("named.yaml").write_text(
+        "version: 1\nname: named\nnodes:\n  after: {stage: probe.echo, inputs: {inputs: ['artifact:start']}}\n"
+    )
+    cli("submit", "named.yaml", "--executor", "inline")
+    assert "would be another artifact" not in cli("resume", "@last").err
+    cli("artifacts", "promote", f"{finished}/last", "start")
+    assert "2 nodes would be another artifact than in run " in cli("resume", "@last", "--executor", "inline").err
+
+
 def test_resume_after_a_kill_makes_only_what_is_missing(cli: Cli) -> None:
     process = spawn("submit", "slow.yaml", "--executor", "inline", "--set", "wait.seconds=3")
     wait_until(lambda: has_started("wait"))
