@@ -41,6 +41,19 @@ def test_a_second_machine_uses_all_that_the_first_made(moto: Server, place: str,
     assert not (tmp_path / "second/blobs").exists()
 
 
+def test_a_report_is_made_of_a_bucket_by_a_machine_that_ran_nothing(
+    moto: Server, place: str, tmp_path: Path, monkeypatch
+) -> None:
+    submit(place, "--executor", "inline")
+    monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "second"))
+    command = [str(Path(sys.executable).with_name("orchestrator")), "--store", place, "report", "--out", "r.html"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "r.html").read_text()
+    assert f"orchestrator --store {place} artifacts get " in page
+    assert all(f'data-node="{name}"' in page for name in ("start", "wide", "gate", "bytes"))
+
+
 def test_a_run_on_a_server_without_preconditions_is_refused_before_anything_runs(
     tmp_path: Path, place: str, monkeypatch
 ) -> None:
