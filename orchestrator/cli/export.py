@@ -27,8 +27,9 @@ FORMATS = {
 def export(shell: Shell, key: str, form: str, settings: tuple[str, ...], executor: ExecutorChoice | None) -> int:
     """Write a model artifact in another format, checked against the model.
 
-    The stage's own check runs on the data that the model was trained on. The
-    result is an artifact like all others: asked for again, it is a hit.
+    The stage's own check runs on the data that the model was trained on; where
+    those are files, say which: --set data=... The result is an artifact like all
+    others: asked for again, it is a hit.
     """
     from orchestrator import api
     from orchestrator.cli.naming import artifact_named
@@ -36,6 +37,7 @@ def export(shell: Shell, key: str, form: str, settings: tuple[str, ...], executo
     from orchestrator.workflow.check import check_workflow
     from orchestrator.workflow.load import load_text
     from orchestrator.workflow.references import EXISTING
+    from orchestrator.workflow.smoke import is_complete_data
     from stages.catalog import find_stage
 
     workspace = shell.workspace
@@ -48,7 +50,7 @@ def export(shell: Shell, key: str, form: str, settings: tuple[str, ...], executo
     spec = find_stage(FORMATS[form])
     assert spec is not None
     data = record.identity.get("settings", {}).get("data")
-    params = {"data": data} if data is not None and "data" in spec.settings.model_fields else {}
+    params = {"data": data} if is_complete_data(data) and "data" in spec.settings.model_fields else {}
     node = {"stage": spec.name, "inputs": {"model": f"{EXISTING}{record.key}"}, "params": params}
     text = f"version: 1\nname: export\nnodes:\n  export: {json.dumps(node)}\n"
     overrides = [f"export.{setting}" for setting in settings]

@@ -43,6 +43,15 @@ def smoke_overrides(checked: CheckedWorkflow) -> list[str]:
     return found
 
 
+def is_complete_data(value: Any) -> bool:
+    """Whether a record's `data` say all that reading them takes: where files lie is part of no key, so not of a record."""
+    try:
+        _DATA.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
 def _of_sweep(sweep: CheckedSweep) -> list[str]:
     settings, found = sweep.node.sweep, []
     for part, node in sweep.node.nodes.items():

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.errors import UsageError
+from orchestrator.errors import UsageError, WorkflowError
 from orchestrator.store.artifacts import Artifacts, Record
 from orchestrator.workflow.check import CheckedWorkflow, check_workflow
 from orchestrator.workflow.load import load_text
@@ -64,7 +64,14 @@ def spell_out(record: Record, artifacts: Artifacts, *, from_inputs: bool = False
 
 def check_spelled(spelled: Spelled, *, file: str, keys: Mapping[str, str] | None = None) -> CheckedWorkflow:
     """The workflow, checked. `keys` by node, as a plan has them, must be those of the records: UsageError names the other."""
-    checked = check_workflow(load_text(spelled.text, file=file))
+    try:
+        checked = check_workflow(load_text(spelled.text, file=file))
+    except WorkflowError as error:  # where data lie is part of no key, so a record does not say it
+        record = list(spelled.records.values())[-1]
+        raise UsageError(
+            f"the records do not hold all that making {record.key[:8]} again takes: {error.problems[0].what}",
+            next_step=f"orchestrator resume {record.run}, whose workflow says it, with another --store",
+        ) from error
     for key, name in spelled.names.items():
         if keys is not None and keys.get(name) != key:
             record = spelled.records[key]

@@ -153,6 +153,23 @@ def test_an_imported_model_is_exported_and_what_is_made_of_it_can_be_made_again(
     assert "was made by no stage" in cli("reproduce", imported).err
 
 
+def test_a_record_that_does_not_say_where_its_data_lie_is_refused_with_the_way_on(cli: Cli, finished: str) -> None:
+    from dataclasses import replace
+
+    from orchestrator.errors import UsageError
+    from orchestrator.workflow.smoke import is_complete_data
+    from orchestrator.workflow.spelled import check_spelled
+
+    record = record_of("first")
+    settings = {"model": "cnn_micro", "data": {"name": "folder", "image_size": 8}}
+    other = replace(record, stage="pretrain.classifier", identity={**record.identity, "settings": settings, "inputs": {}})
+    with pytest.raises(UsageError, match=r"the records do not hold all that making .* again takes") as caught:
+        check_spelled(spell_out(other, api.open_workspace().artifacts), file="x")
+    assert f"orchestrator resume {finished}" in caught.value.next_step
+    assert not is_complete_data(settings["data"])
+    assert is_complete_data("digits")
+
+
 def test_what_is_no_model_is_not_exported(cli: Cli, finished: str) -> None:
     answer = cli("export", "@last/first")
     assert answer.code == 2
