@@ -30,11 +30,13 @@ class Cost:
 def cost(trials: Iterable[TrialRecord], *, found: Mapping[str, float] | None = None) -> Cost:
     """Hold the seconds of distinct nodes against those of all trials' nodes.
 
+    Trials that were struck out before anything ran would have run nothing one by one either.
+
     Args:
         trials: with the keys of their nodes and the seconds of what was made for them.
         found: seconds of nodes that were in the store before the search, by key: nothing spent, and avoided by every trial.
     """
-    trials = list(trials)
+    trials = [trial for trial in trials if trial.state != "infeasible"]
     made = {key: seconds for trial in trials for key, seconds in trial.seconds.items()}
     known = {**(found or {}), **made}
     one_by_one_s = sum(known.get(key, 0.0) for trial in trials for key in {*trial.keys.values(), *trial.seconds})

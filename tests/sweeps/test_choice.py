@@ -182,3 +182,11 @@ def test_what_was_in_the_store_before_is_avoided_and_not_spent():
     ]
     found = cost(trials, found={"old": 10.0})
     assert (found.spent_s, found.avoided_s) == (2.0, 20.0)
+
+
+def test_a_trial_that_was_struck_out_saves_nothing():
+    """It ran nothing, and would have run nothing by itself: its nodes must not swell what sharing has saved."""
+    made = replace(trial(0, 0.9), keys={"a": "shared", "b": "b0"}, seconds={"shared": 10.0, "b0": 1.0})
+    struck = replace(trial(1, 0.9), state="infeasible", keys={"a": "shared", "b": "b1"})
+    assert cost([made, struck]) == cost([made])
+    assert cost([made, struck]).avoided_s == 0.0
