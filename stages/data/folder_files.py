@@ -58,11 +58,12 @@ def _images_by_class(folder: Path, folders: Mapping[str, Path]) -> dict[str, lis
 
 
 def _images_below(folder: Path, name: str) -> list[str]:
-    found = []
+    found: list[str] = []
+    begin = len(str(folder)) + 1
     for place, folders, files in os.walk(folder / name, followlinks=True):
         folders[:] = [inner for inner in folders if not inner.startswith(".")]
         found += [
-            (Path(place) / file).relative_to(folder).as_posix()
+            f"{place}/{file}"[begin:]
             for file in files
             if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES  # noqa: PTH122 - a million times
         ]

@@ -81,7 +81,11 @@ class Augmentation(BaseModel):
 
 
 class ImageData(DataSource):
-    """What all sets of encoded images share. A batch follows from these settings, the seed and the content alone."""
+    """What all sets of encoded images share. A batch follows from these settings, the seed and the content alone.
+
+    The identity tells which test images there are and how they are seen, so that what was measured on the same ones can be
+    compared. `augment` is not in it: it reaches the key of a stage as a setting.
+    """
 
     is_located: ClassVar[bool] = True
     image_size: int = Field(224, ge=1, le=4096, description="height and width that the model sees, pixels")
