@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def _expected(ray: Any, num_alive: int) -> tuple[MachineShape, ...]:
     for group in getattr(found, "node_group_configs", ()):
         most = MAX_EXPECTED if group.max_count < 0 else min(group.max_count, MAX_EXPECTED)
         count = max(1, most - num_alive) if most else 0
-        shapes += [_shape(f"expected-{group.name}-{number}", dict(group.resources)) for number in range(count)]
+        offers = dict(group.resources)
+        shapes += [replace(_shape(f"{group.name}-{number}", offers), is_expected=True) for number in range(count)]
     return tuple(shapes)
 
 

@@ -213,8 +213,9 @@ class Scheduler:
                             error_type="ClusterError", trace="", host="")  # fmt: skip
 
     def _event_of_machines(self, machines: Sequence[MachineShape]) -> None:
-        totals = {"cpus": sum(each.cpus for each in machines), "gpus": sum(each.gpus for each in machines)}
-        self.note("machines_changed", machines=len(machines), **totals)
+        there = [each for each in machines if not each.is_expected]
+        totals = {"cpus": sum(each.cpus for each in there), "gpus": sum(each.gpus for each in there)}
+        self.note("machines_changed", machines=len(there), **totals)
 
     def _look(self) -> None:
         """Let the guide abandon what runs inside `poll`; its own failure must not pass for the stage's."""

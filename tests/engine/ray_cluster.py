@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 FOLDER_PREFIX = "orct"
+MAX_STARTS = 4
 
 
 def free_port() -> int:
@@ -34,21 +35,31 @@ def main() -> None:
     (Path(tempfile.gettempdir()) / "ray").mkdir(exist_ok=True)  # where Ray leaves the address of the last cluster
     folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
     port = free_port()
-    head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": port, "temp_dir": f"{folder}/head"}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster()
     nodes: dict[str, Any] = {}
+
+    def begin(name: str, options: dict[str, Any]) -> Any:
+        # a folder for each: nodes that share one unpack the same job's code over one another
+        for number in range(MAX_STARTS):  # Ray gives a node 30 s, which a busy machine may not have
+            try:
+                return cluster.add_node(**options, temp_dir=f"{folder}/{name}-{number}")
+            except Exception as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                kill_below(psutil.Process())  # what of it has come up
+                if name != "head":
+                    raise
+        raise SystemExit(f"{name} did not start")
 
     def obey(action: str, name: str, options: dict[str, Any]) -> None:
         if action == "add":
-            # a folder for each: nodes that share one unpack the same job's code over one another
-            nodes[name] = cluster.add_node(**options, temp_dir=f"{folder}/{name}")
+            nodes[name] = begin(name, options)
         elif action == "kill":  # as a machine that loses its power: all at once
             raylet = psutil.Process(nodes[name].all_processes["raylet"][0].process.pid)
-            for process in [raylet, *raylet.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+            kill_below(raylet)
+            raylet.kill()
 
     try:
+        begin("head", {"num_cpus": 1, "include_dashboard": True, "dashboard_port": port})
         tell({"address": cluster.address, "url": f"http://127.0.0.1:{port}"})
         for line in sys.stdin:
             obey(**json.loads(line))
@@ -56,6 +67,13 @@ def main() -> None:
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_below(process: psutil.Process) -> None:
+    """Kill what a process has begun, and what that has begun."""
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def tell(content: dict[str, Any]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from virtual import Attempt, VirtualMachine, drive
 
+from orchestrator.cli.job import unfit
+from orchestrator.engine import attached
 from orchestrator.engine.admission import MAX_STRANDED_S, Admission
 from orchestrator.engine.code_package import code_package
 from orchestrator.engine.executors.base import MachineShape
@@ -94,6 +97,39 @@ def test_a_node_whose_machines_never_come_back_fails_and_says_why(plan_text) -> 
     assert state.value == "failed"
     assert "asks for 1 CPU, 1 GPU, and there is 1 CPU" in scheduler.error_of("n")
     assert MAX_STRANDED_S < machine.now_s < 2 * MAX_STRANDED_S
+
+
+def test_what_an_autoscaler_may_start_counts_for_what_is_asked_but_not_as_there() -> None:
+    """Else a run that needs GPUs is refused while the cluster is at rest with its head alone."""
+
+    def node(name: str, **offers: float) -> dict[str, Any]:
+        return {"NodeID": name, "Alive": name != "dead", "Resources": offers, "NodeManagerHostname": name}
+
+    groups = [
+        SimpleNamespace(name="gpu", max_count=3, resources={"CPU": 8, "GPU": 1}),
+        SimpleNamespace(name="none", max_count=0, resources={"CPU": 64}),
+    ]
+    state = SimpleNamespace(get_cluster_config=lambda: SimpleNamespace(node_group_configs=groups))
+    nodes = [node("head", CPU=1, memory=5.0, **{"node:__internal_head__": 1.0}), node("dead", CPU=99)]
+    ray = SimpleNamespace(nodes=lambda: nodes, _private=SimpleNamespace(state=SimpleNamespace(state=state)))
+    found = attached.machines(ray)
+    assert [(each.name, each.cpus, each.gpus, each.is_expected) for each in found] == [
+        ("head", 1, 0, False), ("gpu-0", 8, 1, True), ("gpu-1", 8, 1, True),
+    ]  # fmt: skip
+    assert found[0].custom == {}
+    assert attached.host_names(ray) == ["head"]
+    assert Admission(found, max_at_once=None).reason_infeasible(Resources(gpus=1)) == ""
+
+
+@pytest.mark.parametrize(("version", "said"), [((3, 10), "expected 3.11 to 3.13"), ((3, 14), "expected"), ((3, 12), "")])
+def test_the_entrypoint_of_a_job_looks_at_its_interpreter_first(version: tuple[int, int], said: str) -> None:
+    assert said in unfit(version)
+    assert bool(unfit(version)) == bool(said)
+
+
+def test_an_interpreter_without_our_packages_is_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.cli.job.NEEDED", ("json", "no_such_package"))
+    assert "has not got no_such_package" in unfit((3, 11))
 
 
 def test_equal_code_makes_an_equal_package_of_our_two_packages_only() -> None:

@@ -14,9 +14,13 @@ from orchestrator.workflow.spec import Resources
 
 @dataclass(frozen=True, kw_only=True)
 class MachineShape:
-    """What one machine offers. `name` tells it from others of the same shape."""
+    """What one machine offers. `name` tells it from others of the same shape.
+
+    One that `is_expected` is not there yet: an autoscaler will start it for whoever waits for a place.
+    """
 
     name: str = ""
+    is_expected: bool = False
     cpus: float
     gpus: float = 0
     memory_bytes: int = 0
