@@ -24,7 +24,8 @@ ray_begin() { # NAME ARGUMENT...: one node, in the background; its process is re
     shift
     mkdir -p "$folder/$name"
     # a folder for each node: two that share one unpack a job's code over one another
-    "$python" -m ray.scripts.scripts start "$@" --temp-dir "$folder/$name" --disable-usage-stats --block \
+    # and a port of its own, which by default is the same for all
+    "$python" -m ray.scripts.scripts start "$@" --dashboard-agent-listen-port 0 --temp-dir "$folder/$name" --disable-usage-stats --block \
         >"$folder/$name.log" 2>&1 </dev/null &
     echo $! >"$folder/$name.pid"
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -22,6 +23,9 @@ from orchestrator.errors import ClusterError, UsageError
 
 TIMEOUT_S = 30.0
 UPLOAD_TIMEOUT_S = 300.0
+AGENT_WAIT_S = 60.0
+"""A head that has just begun answers before the part of it that takes jobs does."""
+
 JOB_IS_OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 LOG_TAIL_BYTES = 64 * 2**10
 PYTHON_VERSIONS = ("3.11", "3.12", "3.13")
@@ -94,11 +98,18 @@ class Jobs:
     def submit(self, job: str, *, command: str, runtime_env: Mapping[str, Any], labels: Mapping[str, str]) -> None:
         """Begin a job under an id of ours. A second request with the same id, after a lost answer, begins nothing."""
         body = {"entrypoint": command, "submission_id": job, "runtime_env": runtime_env, "metadata": labels}
-        try:
-            self._json("POST", "/api/jobs/", data=json.dumps(body).encode())
-        except ClusterError:
-            if not self.state(job).status:
-                raise
+        until_s = time.monotonic() + AGENT_WAIT_S
+        while True:
+            try:
+                self._json("POST", "/api/jobs/", data=json.dumps(body).encode())
+            except ClusterError as error:
+                if self.state(job).status:
+                    return
+                if "No available agent" not in error.message or time.monotonic() > until_s:
+                    raise
+                time.sleep(1.0)
+            else:
+                return
 
     def state(self, job: str) -> JobState:
         """Where a job stands."""

@@ -35,6 +35,8 @@ def main() -> None:
     (Path(tempfile.gettempdir()) / "ray").mkdir(exist_ok=True)  # where Ray leaves the address of the last cluster
     folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
     port = free_port()
+    ports = {"dashboard_port": port, "dashboard_agent_listen_port": free_port()}  # others' clusters may be here, too
+    head = {"num_cpus": 1, "include_dashboard": True, **ports}
     cluster = Cluster()
     nodes: dict[str, Any] = {}
 
@@ -46,20 +48,26 @@ def main() -> None:
             except Exception as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 kill_below(psutil.Process())  # what of it has come up
-                if name != "head":
+                if "include_dashboard" not in options:
                     raise
         raise SystemExit(f"{name} did not start")
 
     def obey(action: str, name: str, options: dict[str, Any]) -> None:
+        nonlocal cluster
         if action == "add":
             nodes[name] = begin(name, options)
         elif action == "kill":  # as a machine that loses its power: all at once
             raylet = psutil.Process(nodes[name].all_processes["raylet"][0].process.pid)
             kill_below(raylet)
             raylet.kill()
+        elif action == "restart":  # all machines have lost their power, and the head is back
+            kill_below(psutil.Process())
+            nodes.clear()
+            cluster = Cluster()
+            begin(name, {**head, **options})
 
     try:
-        begin("head", {"num_cpus": 1, "include_dashboard": True, "dashboard_port": port})
+        begin("head", head)
         tell({"address": cluster.address, "url": f"http://127.0.0.1:{port}"})
         for line in sys.stdin:
             obey(**json.loads(line))

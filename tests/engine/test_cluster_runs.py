@@ -66,6 +66,9 @@ class Cluster:
     def kill(self, name: str) -> None:
         self._do("kill", name, {})
 
+    def restart(self, name: str, **options: Any) -> None:
+        self._do("restart", name, options)
+
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
@@ -280,3 +283,17 @@ def test_what_no_machine_of_the_cluster_offers_is_refused(cluster: Cluster) -> N
     )
     assert code == 3
     assert 'node "c" can never run here: it asks for 1 CPU, 4 GPU' in said
+
+
+@slow
+def test_after_the_loss_of_the_whole_cluster_a_new_head_continues(cluster: Cluster) -> None:
+    """Without fault tolerance of its head a cluster forgets its jobs; the store does not."""
+    text = LONG.replace("{custom: {CUSTOM: 1}}", "{cpus: 1}").replace("30", "9")
+    run = cluster.detached(text)
+    saved = cluster.folder / "store" / "work" / "checkpoints" / cluster.status(run).nodes["a"].key
+    wait_until(lambda: any(path.name.isdigit() for path in saved.glob("*")))
+    cluster.restart("second")
+    assert cluster.status(run).state == "interrupted"
+    code, said = cluster.submit(text, "--address", cluster.url)
+    assert code == 0, said
+    assert cluster.status("@last").nodes["a"].metrics["num_steps_resumed"] > 0
