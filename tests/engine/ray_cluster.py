@@ -5,6 +5,7 @@ Token authentication is on. Prints one line of JSON for each line that it reads,
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 import psutil
 
-FOLDER_PREFIX = "orct"
+FOLDER_PREFIX = "oc"
 MAX_STARTS = 4
 
 
@@ -39,12 +40,13 @@ def main() -> None:
     head = {"num_cpus": 1, "include_dashboard": True, **ports}
     cluster = Cluster()
     nodes: dict[str, Any] = {}
+    numbers = itertools.count()
 
     def begin(name: str, options: dict[str, Any]) -> Any:
-        # a folder for each: nodes that share one unpack the same job's code over one another
-        for number in range(MAX_STARTS):  # Ray gives a node 30 s, which a busy machine may not have
+        for _ in range(MAX_STARTS):  # Ray gives a node 30 s, which a busy machine may not have
             try:
-                return cluster.add_node(**options, temp_dir=f"{folder}/{name}-{number}")
+                # a folder for each: nodes that share one unpack the same job's code over one another; short, for sockets
+                return cluster.add_node(**options, temp_dir=f"{folder}/{next(numbers)}")
             except Exception as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 kill_below(psutil.Process())  # what of it has come up

@@ -235,8 +235,8 @@ def test_after_the_death_of_its_driver_a_run_is_over_and_submitting_again_contin
     process = cluster.begin("submit", "w.yaml", "--address", cluster.url)
     wait_until(lambda: api_state(cluster) == "running")
     run = cluster.status("@last")
-    saved = cluster.folder / "store" / "work" / "checkpoints"
-    wait_until(lambda: any(path.name.isdigit() for path in saved.glob("*/*")))
+    saved = cluster.folder / "store" / "work" / "checkpoints" / run.nodes["a"].key
+    wait_until(lambda: any(path.name.isdigit() for path in saved.glob("*")))
     os.kill(cluster.holder(f"run-{run.id}"), signal.SIGKILL)
     said = "".join(process.communicate(timeout=DEADLINE_S))
     assert process.returncode == 7, said
@@ -257,6 +257,14 @@ def test_a_cluster_of_others_is_attached_to_and_left_running(cluster: Cluster) -
     assert cluster.jobs()
 
 
+def test_what_no_machine_of_the_cluster_offers_is_refused(cluster: Cluster) -> None:
+    code, said = cluster.submit(
+        SPREAD.replace("value: 1", "value: 80").replace("gpus: 0.5", "gpus: 4"), "--address", cluster.url
+    )
+    assert code == 3
+    assert 'node "c" can never run here: it asks for 1 CPU, 4 GPU' in said
+
+
 @slow
 def test_nodes_come_and_go_while_a_run_goes_on(cluster: Cluster) -> None:
     """A stage whose machine is lost goes on on another one, from what it had saved; a new machine is used."""
@@ -275,14 +283,6 @@ def test_nodes_come_and_go_while_a_run_goes_on(cluster: Cluster) -> None:
     assert node.metrics["num_steps_resumed"] > 0
     events, _ = cluster.workspace.ledger.events(run)
     assert "machines_changed" in [event["type"] for event in events]
-
-
-def test_what_no_machine_of_the_cluster_offers_is_refused(cluster: Cluster) -> None:
-    code, said = cluster.submit(
-        SPREAD.replace("value: 1", "value: 80").replace("gpus: 0.5", "gpus: 4"), "--address", cluster.url
-    )
-    assert code == 3
-    assert 'node "c" can never run here: it asks for 1 CPU, 4 GPU' in said
 
 
 @slow
