@@ -99,6 +99,7 @@ def _begin(
     )
     store = workspace.store.url
     words = [where.python or jobs.interpreter(), "-m", "orchestrator.cli.job", "--store", store, "--run", run]
+    words += ["--ray", jobs.ray_address()] if jobs.ray_address() else []
     words += ["--store-is-shared"] if place.store_is_shared else []
     try:
         jobs.submit(

@@ -1,4 +1,4 @@
-"""The entrypoint of a run's job on a cluster: `python -m orchestrator.cli.job --store URL --run RUN`.
+"""The entrypoint of a run's job on a cluster: `python -m orchestrator.cli.job --store URL --run RUN --ray ADDRESS`.
 
 Looks at its interpreter before it imports anything that a wrong one has not got: whoever reads the job's log reads a sentence.
 """
@@ -19,6 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.cli.job")
     parser.add_argument("--store", required=True)
     parser.add_argument("--run", required=True)
+    parser.add_argument("--ray", default=os.environ.get("RAY_ADDRESS") or "auto")
     parser.add_argument("--store-is-shared", action="store_true")
     options = parser.parse_args()
     why = unfit(sys.version_info[:2])
@@ -34,8 +35,7 @@ def main() -> int:
     shell = Shell(store_url=options.store)
     watcher = make_watcher(shell)
     watcher.promise = f"orchestrator cancel {options.run} asks it to stop"
-    address = os.environ.get("RAY_ADDRESS") or "auto"
-    place = api.RayPlace(address=address, store_is_shared=options.store_is_shared, ships_code=False)
+    place = api.RayPlace(address=options.ray, store_is_shared=options.store_is_shared, ships_code=False)
     try:
         with watcher.watching():
             result = api.drive_recorded(options.run, workspace=shell.workspace, place=place, watcher=watcher)

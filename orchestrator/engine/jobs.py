@@ -88,6 +88,14 @@ class Jobs:
                 return str(word.removeprefix("--python_worker_command=").split(" ", 1)[0])
         return "python"
 
+    def ray_address(self) -> str:
+        """Where the cluster's Ray is, seen from its head; "" where the cluster does not tell.
+
+        A job is told an address by Ray, too: that of any Ray on the head, where there are several.
+        """
+        found = re.search(r"--gcs-address=([^\s']+)", " ".join(self._head.get("cmdline") or []))
+        return found[1] if found is not None else ""
+
     def upload(self, package: CodePackage) -> str:
         """Send code where the cluster has not got it yet; returns its URI."""
         path = f"/api/packages/gcs/{package.name}"

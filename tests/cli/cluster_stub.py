@@ -63,7 +63,10 @@ class ClusterStub:
             self._job(request, path.removeprefix("/api/jobs/"), body)
 
     def _node(self, host: str) -> dict[str, Any]:
-        command = [f"/opt/lib/python{self.python}/site-packages/ray/raylet", "--python_worker_command=/opt/bin/python x.py"]
+        command = [
+            f"/opt/lib/python{self.python}/site-packages/ray/raylet",
+            "--python_worker_command=/opt/bin/python x.py --gcs-address=head:6379",
+        ]
         return {"hostname": host, "cmdline": command, "raylet": {"isHeadNode": host == self.hosts[0], "state": "ALIVE"}}
 
     def _package(self, request: BaseHTTPRequestHandler, name: str, body: bytes) -> None:

@@ -45,6 +45,7 @@ def test_a_job_gets_the_runs_id_our_code_and_nothing_secret(cli: Cli, stub: Clus
     assert job_id == run.id
     words = job["entrypoint"].split()
     assert words[:3] == ["/opt/bin/python", "-m", "orchestrator.cli.job"], "the interpreter that runs the head's Ray"
+    assert words[words.index("--ray") + 1] == "head:6379", "not what Ray finds on a head with several Rays"
     assert job["runtime_env"]["env_vars"] == {"AWS_ENDPOINT_URL": "http://store:9000"}
     ((name, data),) = stub.packages.items()
     assert job["runtime_env"]["working_dir"] == f"gcs://{name}"
