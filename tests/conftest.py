@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,11 @@ from orchestrator.workflow.plan import Plan, Selection
 
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # so a shell starts what it puts in the background, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PlanText = Callable[..., Plan]
 RunText = Callable[..., api.RunResult]

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,13 @@ _SESSION_VARIABLE = "ORCHESTRATOR_RAY_SESSION"
 OBJECT_STORE_BYTES = 256 * 2**20  # messages are small JSON; artifacts never pass through the object store
 
 
+def choose_own_token() -> None:
+    """Before Ray is imported, for whatever: it reads the mode once, then. The token is this process's own; no file holds it."""
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
 def start_local(*, num_cpus: int, dashboard: bool = False, metadata: Mapping[str, str] | None = None) -> Any:
     """Start Ray on this machine and return the module. Raises ClusterError with the reason.
 
@@ -36,9 +44,12 @@ def start_local(*, num_cpus: int, dashboard: bool = False, metadata: Mapping[str
     os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a stage that asks for no GPU sees none
-    if "RAY_AUTH_MODE" not in os.environ:  # a token of this run's own: nothing is written to the home folder
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    choose_own_token()
+    if "RAY_AUTH_MODE" not in os.environ:
+        raise ClusterError(
+            "ray was imported by this process before it had chosen how to authenticate, and cannot change that any more",
+            next_step="import orchestrator.engine.cluster and call choose_own_token() first; or set RAY_AUTH_MODE before",
+        )
     folder = _session_folder()
     os.environ[_SESSION_VARIABLE] = str(folder)  # for the processes that Ray begins now, and for no later child of ours
     try:

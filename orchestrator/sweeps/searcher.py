@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from blake3 import blake3
 
+from orchestrator.engine.cluster import choose_own_token
 from orchestrator.sweeps.space import Space, values_text
 from orchestrator.workflow.identity import encode
 from orchestrator.workflow.sweep_result import TrialRecord
@@ -62,6 +63,7 @@ def make_searcher(sweep: Sweep, *, seed: int, baselines: Mapping[str, Any] | Non
 
             return PopulationSearcher(sweep, seed=seed, baselines=baselines or {})
         case "tpe" | "nsga2":
+            choose_own_token()
             from orchestrator.sweeps.tune import OptunaSearcher
 
             return OptunaSearcher(sweep, seed=seed, baselines=baselines or {})

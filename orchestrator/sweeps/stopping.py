@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from orchestrator.engine.cluster import choose_own_token
 from orchestrator.errors import PlanError
 from orchestrator.workflow.sweep_result import TrialRecord
 from orchestrator.workflow.sweep_spec import Sweep
@@ -77,6 +78,7 @@ def make_stopper(sweep: Sweep, *, longest: int | None = None) -> Stopper | None:
             reduction_factor=scheduler.reduction_factor,
             is_maximized=is_maximized,
         )
+    choose_own_token()
     from orchestrator.sweeps import tune
 
     if scheduler.kind == "asha":

@@ -7,6 +7,7 @@ import urllib.error
 from collections.abc import Iterator
 
 import pytest
+from chromium import wait_until
 from watched_run import SLOW, WatchedRun
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -21,9 +22,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedRun]:
 
 
 def test_calls_and_hosts_carry_the_names_of_run_node_and_trial(run: WatchedRun) -> None:
-    calls = {task["name"] for task in run.listed("tasks")}
+    wanted = {f"{run.run}/quick", f"{run.run}/failing", f"{run.run}/{SLOW}"}
+    wait_until(lambda: wanted <= {task["name"] for task in run.listed("tasks")})  # workers tell the dashboard now and then
     hosts = [actor["name"] for actor in run.listed("actors")]
-    assert {f"{run.run}/quick", f"{run.run}/failing", f"{run.run}/{SLOW}"} <= calls
     assert hosts
     assert all(host.startswith(f"{run.run}/host-") for host in hosts), hosts
 

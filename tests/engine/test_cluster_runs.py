@@ -213,8 +213,11 @@ def test_ctrl_c_leaves_the_run_and_a_second_one_asks_it_to_stop(cluster: Cluster
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     said = ""
-    while "Ctrl-C again now" not in said:
-        said += process.stderr.readline()
+    for line in process.stderr:
+        said += line
+        if "Ctrl-C again now" in line:
+            break
+    assert "Ctrl-C again now" in said
     run = cluster.status("@last")
     assert run.state == "running"
     process.send_signal(signal.SIGINT)

@@ -99,10 +99,11 @@ def test_a_failure_blocks_exactly_what_is_below_it(case: Case) -> None:
     machine = machine_of(case)
     _, scheduler = drive(case.plan, machine, options=RunOptions(keep_going=True))
     state = {label: unit.state for label, unit in scheduler.units.items()}
-    maker: dict[str, str] = {}
+    earlier: dict[str, list[str]] = {}  # by key: the first of them that may does the work for all
     for label, node in case.plan.nodes.items():
         below_a_failure = any(state[parent] in (State.FAILED, State.BLOCKED) for parent in node.parents)
-        same_work_failed = state[maker.setdefault(node.key, label)] is State.FAILED and maker[node.key] != label
+        same_work_failed = any(state[other] is State.FAILED for other in earlier.get(node.key, ()))
+        earlier.setdefault(node.key, []).append(label)
         assert (state[label] is State.BLOCKED) == (below_a_failure or same_work_failed), label
         if state[label] is State.BLOCKED:
             assert machine.runs_of(label) == []

@@ -95,6 +95,7 @@ def test_the_block_fits_its_terminal_and_shows_searches_and_running_nodes(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("TERM", "xterm")  # on a dumb terminal nothing is drawn
     file = io.StringIO()
     block = live.LiveBlock(file, ProgressReader(workspace.ledger, searching.id), searching, is_coloured=False)
     block._live.refresh()

@@ -172,7 +172,7 @@ def test_the_cost_per_trial_does_not_grow_with_their_number(folder) -> None:
         seconds[trials] = time.process_time() - before_s
         assert state is State.DONE
         assert len(guide.results["search"].trials) == trials
-    assert seconds[1000] / seconds[250] < 7, seconds
+    assert seconds[1000] / seconds[250] < 10, seconds  # quadratic work would make it 16
 
 
 def test_no_report_is_lost_that_came_with_the_one_that_paused_a_trial(folder) -> None:

@@ -23,7 +23,12 @@ def test_the_micro_cnn_learns_digits_and_reports_its_declared_metrics(tmp_path):
     assert set(STAGES[0].metrics) <= set(result.metrics)
     assert result.metrics["num_parameters"] == 28_490
     assert result.metrics["gmacs"] == pytest.approx(0.001124672)
-    assert sorted(path.name for path in output.iterdir()) == ["history.json", "model.json", "weights.safetensors"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "history.json",
+        "layers.json",
+        "model.json",
+        "weights.safetensors",
+    ]
     history = json.loads((output / "history.json").read_text())
     assert len(history) == 8
     assert history[-1]["top1_accuracy"] == result.metrics["top1_accuracy"]
