@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -166,3 +167,15 @@ def test_the_readme_says_of_each_file_how_far_it_was_tested() -> None:
     rows = re.findall(r"^\| `([^`]+)`", (CLUSTER / "README.md").read_text(), re.MULTILINE)
     files = {str(path.relative_to(CLUSTER)) for path in CLUSTER.rglob("*") if path.is_file()}
     assert files - {"README.md", "Dockerfile.dockerignore"} == set(rows)
+
+
+@pytest.mark.slow
+def test_a_process_that_imported_ray_first_is_told_what_to_do() -> None:
+    """Ray reads how to authenticate once, when it is imported; later it fails in words that help nobody."""
+    code = "import ray\nfrom orchestrator.engine import cluster\ncluster.start_local(num_cpus=1)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=CLUSTER.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode != 0
+    assert "ClusterError: ray was imported by this process before it had chosen how to authenticate" in ended.stderr

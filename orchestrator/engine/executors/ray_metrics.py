@@ -60,7 +60,11 @@ class HostMetrics:
         self._latency = Histogram(
             "orchestrator_store_latency_seconds", "Time of a store operation.", _STORE_BOUNDARIES_S, ("operation",)
         )
-        self._bytes = Counter("orchestrator_store_bytes", "Bytes written to and read from the store.", ("operation",))
+        self._bytes = Counter(
+            "orchestrator_store_bytes",
+            "Bytes given to and got from the store, its cache on this machine included.",
+            ("operation",),
+        )
         self._lease_age = Gauge("orchestrator_lease_age_seconds", "Since the last heartbeat of the oldest lease held.")
 
     def lease_age(self, seconds: float) -> None:
