@@ -16,18 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+from cli_calls import CHAIN
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "transcripts"
 RUNS = ("k7m2abcd", "p3x8efgh", "w9r4stuv", "c5n6hjkm", "y2z3qrst")
-
-CHAIN = """\
-version: 1
-name: chain
-nodes:
-  first: {stage: probe.echo, params: {value: 3}}
-  middle: {stage: probe.echo, inputs: {inputs: [first]}, foreach: {value: [1, 2]}}
-  last: {stage: probe.echo, inputs: {inputs: [middle]}}
-"""
 
 FAILING = """\
 version: 1
