@@ -276,12 +276,15 @@ def status(run: str, *, workspace: Workspace) -> RunStatus:
     return read_run_status(workspace.store, workspace.ledger.resolve(run))
 
 
-def cancel(run: str, *, workspace: Workspace, wait_s: float = 60.0) -> RunStatus:
-    """Ask a run to stop and wait until it has; raises Interrupted if it is still running after `wait_s` seconds."""
+def cancel(run: str, *, workspace: Workspace, wait_s: float = 60.0, grace_s: float | None = None) -> RunStatus:
+    """Ask a run to stop and wait until it has; raises Interrupted if it is still running after `wait_s` seconds.
+
+    Stages that run on `grace_s` seconds after that are killed; None: as the run itself holds it (10 s).
+    """
     found = status(run, workspace=workspace)
     if found.state in FINAL_STATES:
         return found
-    workspace.ledger.ask_to_cancel(found.id)
+    workspace.ledger.ask_to_cancel(found.id, grace_s=grace_s)
     deadline_s = time.monotonic() + wait_s
     while found.state not in FINAL_STATES:
         if time.monotonic() > deadline_s:
@@ -327,11 +330,22 @@ def _request(
         "keep_going": options.keep_going,
         "tags": dict(tags),
         "process_id": os.getpid(),
+        "user": _user(),
         "selection": vars(plan.selection),
         **({"origin": dict(origin)} if origin else {}),
         **({"idempotency_key": idempotency_key} if idempotency_key else {}),
         "plan": [[node.label, node.node, node.spec.name, node.key, node.status.value] for node in plan.nodes.values()],
     }
+
+
+def _user() -> str:
+    """Who asks, as the system calls them; empty where it has no name for them."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 __all__ = [

@@ -25,6 +25,9 @@ from orchestrator.store.ledger import Ledger
 from orchestrator.sweeps.driver import RunContext, SweepGuide
 from orchestrator.workflow.plan import Plan
 from orchestrator.workflow.sweep_result import SweepResult
+from stages.contract import Throttle
+
+LOOK_FOR_CANCELS_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,7 @@ def drive(  # noqa: PLR0915 - one attempt with all its ends
             context = RunContext(
                 run=run, artifacts=Artifacts(store), ledger=ledger, clock=time.monotonic, provenance=provenance
             )
+            look_for_cancels = Throttle(LOOK_FOR_CANCELS_EVERY_S)
             guide = SweepGuide(plan, context=context, replan=replan)
             scheduler = Scheduler(
                 plan,
@@ -115,6 +119,8 @@ def drive(  # noqa: PLR0915 - one attempt with all its ends
                 emit=emit,
                 tick=lambda: watcher.tick(status),
                 is_cancel_asked=lambda: stop.asked or ledger.is_cancel_asked(run),
+                grace_asked_s=lambda: ledger.grace_asked_s(run),
+                cancels_asked=lambda: ledger.cancels_asked(run) if look_for_cancels.ready() else (),
                 options=options,
                 provenance=provenance,
                 guide=guide,

@@ -17,9 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from orchestrator.cli.failures import run_guarded
     from orchestrator.cli.shell import Shell
 
-    shell = Shell()
+    shell = Shell(arguments=list(sys.argv[1:] if arguments is None else arguments))
     try:
-        return run_guarded(shell, list(sys.argv[1:] if arguments is None else arguments))
+        return run_guarded(shell, list(shell.arguments))
     finally:
         shell.close()
         gc.enable()

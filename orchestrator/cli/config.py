@@ -10,9 +10,12 @@ from orchestrator.cli.shell import Shell
 
 config = LazyGroup(
     "config",
-    help="Show the settings in force, and where each comes from.",
+    help="Show the settings in force, and where each comes from; set those of a profile.",
     context_settings=CONTEXT,
-    verbs={"show": Verb("orchestrator.cli.config:show_config", "Show the settings in force, and where each comes from.")},
+    verbs={
+        "show": Verb("orchestrator.cli.config:show_config", "Show the settings in force, and where each comes from."),
+        "set": Verb("orchestrator.cli.config_set:set_config", "Set one setting of a profile."),
+    },
     example="orchestrator config show",
 )
 

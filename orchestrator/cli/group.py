@@ -21,6 +21,7 @@ _FLAGS = {
     "quiet": "quiet",
     "verbose": "verbose",
     "no_color": "no_color",
+    "log_file": "log_path",
 }
 
 
@@ -29,6 +30,10 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
     shell = context.find_object(Shell)
     if shell is not None and value and parameter.name:
         setattr(shell, _FLAGS[parameter.name], value)
+        if parameter.name == "log_file":
+            from orchestrator.engine.provenance import without_secret
+
+            shell.record("$ " + " ".join(map(without_secret, ["orchestrator", *shell.arguments])))
 
 
 def global_options() -> list[click.Option]:
@@ -47,6 +52,7 @@ def global_options() -> list[click.Option]:
         option("-q", "--quiet", text="Say nothing but results and errors."),
         option("-v", "--verbose", text="Say more; show the trace of an error."),
         option("--no-color", text="No colours (also: the variable NO_COLOR)."),
+        option("--log-file", metavar="FILE", text="Add what is said to FILE, too: each line with its time."),
     ]  # fmt: skip
 
 
@@ -73,7 +79,7 @@ class _HasGlobalOptions(click.Command):
             self.format_commands(ctx, formatter)
         if ctx.parent is not None:
             formatter.write_paragraph()
-            formatter.write_text("Also: --store URL, --profile NAME, --json, -q, -v, --no-color (orchestrator --help)")
+            formatter.write_text("Also: --store, --profile, --json, -q, -v, --no-color, --log-file (orchestrator --help)")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         if self.example:

@@ -14,7 +14,7 @@ from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
 
 if TYPE_CHECKING:
-    from orchestrator.workflow.plan import Plan
+    from orchestrator.workflow.plan import Plan, Selection
 
 EXIT_WORK = 8
 
@@ -29,9 +29,8 @@ def selecting(function: Function) -> Function:
     """The options that choose what a workflow file means and which of its nodes count; shared by `plan` and `submit`."""
     options = (
         OVERRIDES,
-        click.option(
-            "--rerun", metavar="NODE", multiple=True, help='Make NODE and all below it again; "drifted": hits of other code.'
-        ),
+        click.option("--rerun", metavar="NODE", multiple=True, help="Make NODE and all below it again; repeatable."),
+        click.option("--strict", is_flag=True, help="Make hits again that other code of their stage had made (drift)."),
         click.option("--from", "start", metavar="NODE", multiple=True, help="NODE and all below; the rest must be finished."),
         click.option("--until", metavar="NODE", multiple=True, help="Only NODE and what it needs."),
         click.option("--smoke", is_flag=True, help="Try it out: tiny data, an epoch per node, two trials, no constraints."),
@@ -41,9 +40,17 @@ def selecting(function: Function) -> Function:
     return function
 
 
+def chosen(*, rerun: tuple[str, ...], strict: bool, start: tuple[str, ...], until: tuple[str, ...]) -> Selection:
+    """What the flags of `selecting` select."""
+    from orchestrator.workflow.plan import DRIFTED, Selection
+
+    return Selection(rerun=(*rerun, DRIFTED) if strict else rerun, until=until, start=start)
+
+
 @command("plan", example="orchestrator plan workflows/digits.yaml --why lbc")
 @click.argument("file", type=FILE)
 @selecting
+@click.option("--graph", "draws", is_flag=True, help="The plan as a tree: what needs what, and what will be done.")
 @click.option("--why", metavar="NODE", help="All that differs from the nearest earlier artifact of NODE.")
 @click.option("--diff", "run", metavar="RUN", shell_complete=complete_runs, help="What would be made otherwise than in RUN.")
 @click.option("--out", metavar="PLAN.json", help="Save the plan; submit PLAN.json runs it unchanged.")
@@ -54,9 +61,11 @@ def plan(
     file: str,
     overrides: tuple[str, ...],
     rerun: tuple[str, ...],
+    strict: bool,
     start: tuple[str, ...],
     until: tuple[str, ...],
     smoke: bool,
+    draws: bool,
     why: str | None,
     run: str | None,
     out: str | None,
@@ -66,7 +75,7 @@ def plan(
     from orchestrator import api
     from orchestrator.report.plan_table import plan_document, plan_lines
 
-    selection = api.Selection(rerun=rerun, until=until, start=start)
+    selection = chosen(rerun=rerun, strict=strict, start=start, until=until)
     made = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection, smoke=smoke)
     artifacts = shell.workspace.artifacts
     if why is not None:
@@ -79,6 +88,11 @@ def plan(
             shell.data(why_lines(made, nodes, artifacts, style=shell.style))
     elif run is not None:
         show_diff(shell, made, run)
+    elif draws:
+        from orchestrator.cli.graph import show_tree
+        from orchestrator.report.graph import states_of_plan, workflow_graph
+
+        show_tree(shell, workflow_graph(made.checked, states_of_plan(made)))
     elif shell.as_json:
         shell.document(plan_document(made, artifacts))
     else:

@@ -47,18 +47,30 @@ def load_profile(name: str) -> Profile:
     """The profile called `name`; UsageError says what the file has, or what in it is wrong."""
     file = profiles_file()
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError(
-            f'--profile "{name}": there is no {file}', next_step=f"write [{name}] and address = ... there; see docs/cluster.md"
+            f'--profile "{name}": there is no {file}', next_step=f"orchestrator config set {name}.address http://HEAD:8265"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} cannot be read: {error}", next_step="see docs/cluster.md for its form") from error
-    if name not in content:
-        names = ", ".join(content) or "no profile"
-        raise UsageError(f'--profile "{name}" is not in {file}, which has {names}', next_step=f"add [{name}] to {file}")
+    return read_profile(text, name, file=file)
+
+
+def read_profile(text: str, name: str, *, file: Path, may_be_absent: bool = False) -> Profile:
+    """The profile called `name` in the text of `file`; UsageError says what the file has, or what in it is wrong."""
     try:
-        return Profile.model_validate(content[name])
+        content = tomllib.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{file} cannot be read: {error}", next_step="see docs/cluster.md for its form") from error
+    if name not in content and not may_be_absent:
+        names = ", ".join(content) or "no profile"
+        raise UsageError(
+            f'--profile "{name}" is not in {file}, which has {names}',
+            next_step=f"orchestrator config set {name}.address http://HEAD:8265",
+        )
+    try:
+        return Profile.model_validate(content.get(name, {}))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

@@ -1,4 +1,4 @@
-"""`ls` and `cancel`: all runs of the store, and asking one to stop."""
+"""`ls`: all runs of the store, newest first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import shlex
 
 import click
 
-from orchestrator.cli.completing import complete_runs
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
 
@@ -18,8 +17,9 @@ from orchestrator.cli.shell import Shell
 def list_runs(shell: Shell, limit: int, where: str | None) -> int:
     """List runs, newest first; needs nothing to be running.
 
-    Fields to ask for: status, workflow, file, id, executor, tag.NAME, each with
-    =, != or ~ (contains); age and seconds with < or > and a duration (age<7d).
+    Of all users of the store. Fields to ask for: status, workflow, file, id,
+    user, executor, tag.NAME, each with =, != or ~ (contains); age and seconds
+    with < or > and a duration (age<7d).
     """
     from orchestrator.report.run_filter import parse_where, select_runs
     from orchestrator.report.run_status import read_run_status
@@ -42,32 +42,4 @@ def list_runs(shell: Shell, limit: int, where: str | None) -> int:
         shell.say(f"none of {len(requests)} runs meets that. next: orchestrator ls")
     else:
         shell.say(f"no runs in {shell.place()} yet. next: orchestrator submit FILE")
-    return 0
-
-
-@command("cancel", example="orchestrator cancel @last --grace 2m")
-@click.argument("run", shell_complete=complete_runs)
-@click.option("--grace", metavar="DURATION", default="60s", show_default=True, help="How long to wait until it has stopped.")
-@pass_shell
-def cancel(shell: Shell, run: str, grace: str) -> int:
-    """Ask a run to save and stop, and wait until it has.
-
-    Finished artifacts and saved states stay; submitting the file again goes on from there.
-    """
-    from orchestrator import api
-    from orchestrator.cli.durations import parse_duration
-    from orchestrator.report.run_status import FINAL_STATES
-    from orchestrator.report.status_table import headline, status_document
-
-    wait_s = parse_duration("--grace", grace)
-    before = api.status(run, workspace=shell.workspace)
-    if before.state in FINAL_STATES:
-        shell.say(f"run {before.id} is not running: it is {before.state}")
-        found = before
-    else:
-        shell.say(f"asked run {before.id} to stop; waiting up to {grace}")
-        found = api.cancel(before.id, workspace=shell.workspace, wait_s=wait_s)
-        shell.say(headline(found, style=shell.err_style))
-    if shell.as_json:
-        shell.document(status_document(found, {}))
     return 0

@@ -8,15 +8,18 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
+from orchestrator.errors import UsageError
 from orchestrator.report.text import Style
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of every JSON document that the command line writes."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass
@@ -37,9 +42,30 @@ class Shell:
     quiet: bool = False
     verbose: bool = False
     no_color: bool = False
+    log_path: str | None = None
+    arguments: Sequence[str] = ()
     out: IO[str] = field(default_factory=lambda: sys.stdout)
     err: IO[str] = field(default_factory=lambda: sys.stderr)
     _closed: set[int] = field(default_factory=set)
+
+    @cached_property
+    def log(self) -> IO[str]:
+        """The file of --log-file, to be added to; UsageError where it cannot be written."""
+        assert self.log_path is not None
+        try:
+            return open(self.log_path, "a", encoding="utf-8")  # noqa: PTH123 - open until the call ends
+        except OSError as error:
+            path, self.log_path = self.log_path, None
+            raise UsageError(
+                f"--log-file {path} cannot be written: {error.strerror}",
+                next_step="name a file in a folder that is there and may be written to",
+            ) from error
+
+    def record(self, *lines: str) -> None:
+        """Lines for --log-file: each with its time, without colours, whatever the streams show."""
+        if self.log_path is not None:
+            stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            self._write(self.log, "".join(f"{stamp}  {_COLOUR.sub('', line)}\n" for line in lines if line))
 
     @cached_property
     def workspace(self) -> Workspace:
@@ -57,7 +83,9 @@ class Shell:
 
     def data(self, lines: Iterable[str]) -> None:
         """Lines that the command was asked for, to stdout."""
-        self._write(self.out, "".join(f"{self._with_store(line)}\n" for line in lines))
+        told = [self._with_store(line) for line in lines]
+        self._write(self.out, "".join(f"{line}\n" for line in told))
+        self.record(*told)
 
     def document(self, content: Mapping[str, Any]) -> None:
         """The one JSON document of the call, to stdout."""
@@ -69,12 +97,20 @@ class Shell:
 
     def say(self, *lines: str) -> None:
         """Lines for people, to stderr; silent under --quiet and --json."""
-        if not self.quiet and not self.as_json:
+        if self.quiet or self.as_json:
+            self.record(*map(self._with_store, lines))
+        else:
             self.insist(*lines)
 
     def insist(self, *lines: str) -> None:
         """Lines for people that --quiet does not hide: warnings and errors."""
-        self._write(self.err, "".join(f"{self._with_store(line)}\n" for line in lines))
+        told = [self._with_store(line) for line in lines]
+        self.show(*told)
+        self.record(*told)
+
+    def show(self, *lines: str) -> None:
+        """Lines for people that --log-file has otherwise."""
+        self._write(self.err, "".join(f"{line}\n" for line in lines))
 
     def place(self) -> str:
         """The store, as a person would name it."""
@@ -130,6 +166,8 @@ class Shell:
 
     def close(self) -> None:
         """Send what is buffered; quiet about a reader that went away."""
+        if "log" in vars(self):
+            self.log.close()
         for stream in (self.out, self.err):
             self._write(stream, "")
             if id(stream) in self._closed:  # else the interpreter would complain about the rest of the buffer at its end

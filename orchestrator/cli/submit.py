@@ -9,7 +9,7 @@ import click
 from orchestrator import api
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.placing import choose_place, placing
-from orchestrator.cli.plan import FILE, selecting
+from orchestrator.cli.plan import FILE, chosen, selecting
 from orchestrator.cli.plan_file import is_plan_file, read_plan
 from orchestrator.cli.running import run_plan
 from orchestrator.cli.shell import Shell
@@ -31,6 +31,7 @@ def submit(
     file: str,
     overrides: tuple[str, ...],
     rerun: tuple[str, ...],
+    strict: bool,
     start: tuple[str, ...],
     until: tuple[str, ...],
     smoke: bool,
@@ -46,7 +47,7 @@ def submit(
     cluster (--address http://...) the first Ctrl-C ends the watching only.
     """
     marks = _tags(tags)
-    selection = api.Selection(rerun=rerun, until=until, start=start)
+    selection = chosen(rerun=rerun, strict=strict, start=start, until=until)
     where = choose_place(shell, placed, dashboard=dashboard)
     if is_plan_file(file):
         if overrides or smoke or selection != api.Selection():

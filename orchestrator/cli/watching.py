@@ -58,6 +58,8 @@ class FollowingWatcher(Watcher):
     def happened(self, events: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
         with self.lock:
             self.tick(status)
+            if self.shell.log_path is not None:
+                self.shell.record(*self.lines(events, Style()))
             self.tell(events)
 
     def tick(self, status: RunStatus) -> None:
@@ -97,7 +99,7 @@ class PlainWatcher(FollowingWatcher):
 
     def tell(self, events: Sequence[Mapping[str, Any]]) -> None:
         stamp = now_text()
-        self.shell.say(*(f"{stamp}  {line}" for line in self.lines(events, Style())))
+        self.shell.show(*(f"{stamp}  {line}" for line in self.lines(events, Style())))
 
     def beat(self, status: RunStatus) -> None:
         now_s = time.monotonic()

@@ -29,6 +29,7 @@ class Graph:
         self.ready: deque[Unit] = deque()  # pending units that wait for nothing; a queue, since chains may be thousands long
         self.has_failed = False
         self.num_changes = 0  # grows with every unit that is added or ends
+        self.given_up: set[str] = set()  # nodes and trials that somebody asked to stop while the run goes on
         self._emit = emit
         self._makers: dict[str, str] = {}  # by key: the unit whose attempt the others with that key wait for
         self._doubtful: deque[Unit] = deque()  # not asked for, and perhaps not needed by others any more
@@ -280,6 +281,36 @@ class Graph:
             unit = self.units[label]
             unit.is_asked_for = False
             self._doubt(unit)
+
+    def give_up(self, name: str) -> bool:
+        """Somebody wants a node or a trial stopped while the rest goes on: nobody wants it any more, nor what needs it.
+
+        An equal node elsewhere that left the work to it still does. False where it has ended, is unknown or was given up.
+        """
+        if name in self.given_up or not (name in self.groups or (name in self.units and self.units[name].is_open)):
+            return False
+        self.given_up.add(name)
+        if name in self.groups:
+            self.abandon(name)
+            return True
+        below = [self.units[name]]
+        for each in below:
+            children = [self.units[label] for label in each.children]
+            below += [child for child in children if each.label in child.node.parents and child.is_open and child not in below]
+        for each in sorted(below, key=lambda each: -each.index):
+            each.is_asked_for = False
+            self._doubt(each)
+        return True
+
+    def without_given_up(self, nodes: Iterable[PlanNode]) -> list[PlanNode]:
+        """The nodes that need nothing which was given up."""
+        left, lost = [], set(self.given_up)
+        for node in nodes:
+            if node.label in lost or not lost.isdisjoint(node.parents):
+                lost.add(node.label)
+            else:
+                left.append(node)
+        return left
 
     def is_wanted(self, unit: Unit) -> bool:
         """Whether it was asked for, or an open unit waits for it; one that is itself dropped lets this be asked again."""

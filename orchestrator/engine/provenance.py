@@ -19,7 +19,7 @@ _SECRET = re.compile(r"(?i)(secret|token|passw|credential|api_?key|access_?key)[
 def command_provenance() -> dict[str, Any]:
     """Commit, dirty flag and command line of this process; asked once per run, by the process that submits."""
     commit, dirty = _commit()
-    return {"commit": commit, "dirty": dirty, "command": [_without_secret(word) for word in sys.argv]}
+    return {"commit": commit, "dirty": dirty, "command": [without_secret(word) for word in sys.argv]}
 
 
 @lru_cache(maxsize=1)
@@ -48,6 +48,7 @@ def _commit() -> tuple[str, bool]:
     return commit, any(not line.startswith("#") for line in lines)
 
 
-def _without_secret(word: str) -> str:
+def without_secret(word: str) -> str:
+    """A word of a command line; of NAME=VALUE the value is hidden where the name is that of a secret."""
     match = _SECRET.search(word)
     return f"{word[: match.end()]}***" if match else word

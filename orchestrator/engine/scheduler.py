@@ -59,6 +59,8 @@ class Scheduler:
         emit: Callable[[list[Event]], None],
         tick: Callable[[], None] = lambda: None,
         is_cancel_asked: Callable[[], bool] = lambda: False,
+        grace_asked_s: Callable[[], float | None] = lambda: None,
+        cancels_asked: Callable[[], Sequence[str]] = tuple,
         options: RunOptions = RunOptions(),
         provenance: Mapping[str, Any] | None = None,
         guide: Guide | None = None,
@@ -75,6 +77,8 @@ class Scheduler:
         self.emit = emit
         self.tick = tick
         self.is_cancel_asked = is_cancel_asked
+        self.grace_asked_s = grace_asked_s
+        self.cancels_asked = cancels_asked
         self.options = options
         self.provenance = provenance or {}
         self.guide = guide or NoGuide()
@@ -110,7 +114,7 @@ class Scheduler:
         fails; for the first plan `drive` refuses. Raises ValueError for a label with another key, or an unknown parent.
         """
         assert not self._is_looking, "a look from inside a stage may only abandon"
-        entered = self.graph.enter(nodes, group=group)
+        entered = self.graph.enter(nodes if group else self.graph.without_given_up(nodes), group=group)
         if not entered:
             return
         self.note("nodes_added", nodes=[unit.plan_row for unit in entered])
@@ -137,6 +141,10 @@ class Scheduler:
     def group_state(self, group: str) -> GroupState:
         """Where a group stands; costs nothing."""
         return self.graph.groups[group].state
+
+    def is_given_up(self, group: str) -> bool:
+        """Whether somebody asked the group to stop while the run goes on."""
+        return group in self.graph.given_up
 
     def is_stopping(self, group: str) -> bool:
         """Whether a node of the group still runs that was asked to stop because nobody wants it."""
@@ -170,6 +178,7 @@ class Scheduler:
         self._refuse_infeasible()
         while True:
             self._heed_cancel()
+            self._heed_cancels()
             num_changes = self.graph.num_changes
             more_may_come = self.guide.advance(self)
             self._heed_machines()
@@ -221,6 +230,7 @@ class Scheduler:
         """Let the guide abandon what runs inside `poll`; its own failure must not pass for the stage's."""
         self._is_looking = True
         try:
+            self._heed_cancels()
             self.guide.look(self)
         except Exception as error:  # noqa: BLE001 - raised again where the stage has ended
             self._look_error = error
@@ -391,10 +401,20 @@ class Scheduler:
             self._events.append({"type": "run_stopping", "why": "asked to stop"})
             for label in self.running:
                 self.executor.cancel(label)
-        if self.cancelled_at is not None and not self._killed and self.clock() - self.cancelled_at > self.options.grace_s:
+        if self.cancelled_at is None or self._killed:
+            return
+        asked_s = self.grace_asked_s()
+        if self.clock() - self.cancelled_at > (self.options.grace_s if asked_s is None else asked_s):
             self._killed = True
             for label in self.running:
                 self.executor.kill(label)
+
+    def _heed_cancels(self) -> None:
+        """Give up the nodes and trials that somebody asked to stop, and what needs them; the rest of the run goes on."""
+        for name in self.cancels_asked():
+            if self.graph.give_up(name):
+                self.note("cancel_asked", name=name)
+                self._drop_unwanted()
 
     def _stop_overdue(self) -> None:
         now = self.clock()
@@ -417,7 +437,10 @@ class Scheduler:
             return State.CANCELLED
         if not self.is_ending:
             assert not left, f"the run ended before these nodes did: {[unit.label for unit in left]}"
-        return State.FAILED if self.graph.has_failed else State.DONE
+        if self.graph.has_failed:
+            return State.FAILED
+        is_incomplete = any(unit.state is State.CANCELLED and not unit.group.name for unit in self.units.values())
+        return State.CANCELLED if is_incomplete else State.DONE
 
     def _event(self, kind: str, unit: Unit, **details: Any) -> None:
         self.note(kind, node=unit.label, key=unit.node.key, **details)

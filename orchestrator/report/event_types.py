@@ -28,6 +28,7 @@ EVENT_TYPES = {
     "sweep_settled": "a search has ended: `best`, `front`, `verdict`, `spent_s`, `avoided_s`",
     "sweep_failed": "too many trials failed: `error`",
     "sweep_blocked": "what the search needs did not finish: `by`",
+    "cancel_asked": "a node or a trial was asked to stop, with what needs it: `name`; the rest of the run goes on",
     "run_stopping": "the run was asked to stop; running stages save and end",
     "run_finished": "the run has ended: `state` (done, failed, cancelled), `seconds`, `error`",
 }

@@ -10,12 +10,17 @@ from typing import Any
 from orchestrator.report.run_status import RunStatus
 from orchestrator.report.text import Style, format_value, plural, shorten, state_word
 from orchestrator.workflow.check import CheckedSweep, CheckedWorkflow
+from orchestrator.workflow.plan import Plan
 from orchestrator.workflow.references import existing_name, parse_reference
 
 _STATES = (
-    "failed", "running", "retrying", "waiting", "interrupted", "cancelled", "blocked", "planned", "done", "hit", "skipped",
+    "failed", "running", "retrying", "waiting", "interrupted", "cancelled", "blocked", "planned",
+    "search", "run", "wait", "later", "done", "shared", "hit", "skipped", "skip",
 )  # fmt: skip
 """The state of a box is the first of these that one of its nodes has."""
+
+States = Mapping[str, Counter[str]]
+"""By name of a node or sweep, how many of its nodes are in which state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +54,9 @@ class WorkflowGraph:
     edges: tuple[tuple[str, str], ...]
 
 
-def workflow_graph(checked: CheckedWorkflow, status: RunStatus | None = None) -> WorkflowGraph:
-    """The graph of a workflow; with the states of a run that was asked for it."""
-    found = _states(status) if status is not None else {}
+def workflow_graph(checked: CheckedWorkflow, found: States | None = None) -> WorkflowGraph:
+    """The graph of a workflow; `found` are states of its nodes in a run or a plan."""
+    found = found or {}
     workflow = checked.loaded.workflow
     boxes: list[Box] = []
     edges: list[tuple[str, str]] = []
@@ -116,7 +121,7 @@ def graph_document(graph: WorkflowGraph) -> dict[str, Any]:
     return {"graph": {"name": graph.name, "nodes": boxes, "edges": [list(edge) for edge in graph.edges]}}
 
 
-def _of_sweep(sweep: CheckedSweep, found: Mapping[str, Counter[str]]) -> tuple[list[Box], list[tuple[str, str]]]:
+def _of_sweep(sweep: CheckedSweep, found: States) -> tuple[list[Box], list[tuple[str, str]]]:
     """The boxes of a sweep: the nodes of its trials, then the sweep itself, which has settled when they have ended."""
     settings, name = sweep.node.sweep, sweep.name
     inside = {part: f"{name}.{part}" for part in sweep.order}
@@ -146,7 +151,7 @@ def _name(text: str, inside: Mapping[str, str]) -> str:
     return inside[text] if text in inside else parse_reference(text).node
 
 
-def _box(name: str, stage: str, found: Mapping[str, Counter[str]], *, group: str = "", detail: str = "") -> Box:
+def _box(name: str, stage: str, found: States, *, group: str = "", detail: str = "") -> Box:
     counts = found.get(name, Counter())
     states = [*_STATES, *counts]
     return Box(
@@ -155,14 +160,23 @@ def _box(name: str, stage: str, found: Mapping[str, Counter[str]], *, group: str
     )  # fmt: skip
 
 
-def _states(status: RunStatus) -> dict[str, Counter[str]]:
-    found: dict[str, Counter[str]] = {}
-
-    def count(pairs: Iterable[tuple[str, str]]) -> None:
-        for name, state in pairs:
-            found.setdefault(name, Counter())[state] += 1
-
-    count((node.node, node.state) for node in status.nodes.values())
+def states_of_run(status: RunStatus) -> States:
+    """How many nodes of each name are in which state; those of a sweep's trials under "search.tune"."""
     words = {"searching": "running", "settled": "done"}
-    count((sweep.name, words.get(sweep.state, sweep.state)) for sweep in status.sweeps.values())
+    sweeps = ((sweep.name, words.get(sweep.state, sweep.state)) for sweep in status.sweeps.values())
+    return _counted([*((node.node, node.state) for node in status.nodes.values()), *sweeps])
+
+
+def states_of_plan(plan: Plan) -> States:
+    """What the plan has in store for the nodes of each name; trials are not planned yet."""
+    sweeps = ((name, sweep.status.value) for name, sweep in plan.sweeps.items())
+    late = [*((name, "later") for name in plan.later), *((name, "skip") for name in plan.skipped)]
+    nodes = ((node.node, node.status.value) for node in plan.nodes.values())
+    return _counted((name, state.lower()) for name, state in [*nodes, *sweeps, *late])
+
+
+def _counted(pairs: Iterable[tuple[str, str]]) -> States:
+    found: dict[str, Counter[str]] = {}
+    for name, state in pairs:
+        found.setdefault(name, Counter())[state] += 1
     return found

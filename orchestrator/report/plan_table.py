@@ -85,7 +85,7 @@ def drift_lines(plan: Plan, *, style: Style) -> list[str]:
     """One line per node whose hits were made by other code than what stands here now."""
     word = style.paint(f"{'drift':<6}", "drift")
     return [
-        f"{word}  {name}: stage code changed since the record; --rerun drifted would run it again"
+        f"{word}  {name}: stage code changed since the record; --strict would run it again"
         for name in dict.fromkeys(node.node for node in plan.drifted)
     ]
 

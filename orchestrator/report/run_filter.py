@@ -15,7 +15,7 @@ from orchestrator.report.text import shorten
 from orchestrator.store.ledger import RunRequest
 from orchestrator.workflow.units import parse_duration_s
 
-TEXTS = ("status", "workflow", "file", "id", "executor", "tag.NAME")
+TEXTS = ("status", "workflow", "file", "id", "user", "executor", "tag.NAME")
 DURATIONS = ("age", "seconds")
 _CONDITION = re.compile(r"([a-z]+(?:\.[^\s=!~<>]+)?)\s*(!=|=|~|<|>)\s*(.*)", re.DOTALL)
 EXAMPLE = "--where 'tag.team=vision and status=failed'"

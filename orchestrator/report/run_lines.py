@@ -55,12 +55,13 @@ def event_line(event: Event, *, style: Style, sweep: RunSweep | None = None) -> 
             return f"{style.word('RETRY')}  {label}  attempt {event['attempt']}: {_first_line(event['error'])}{again}"
         case "node_failed":
             return f"{style.word('FAIL')}  {label}  attempt {event['attempt']}: {_sentence(event)}{_note(event)}"
-        case "node_skipped":
-            return f"{style.word('SKIP')}  {label}  {event['why']}"
-        case "node_blocked":
-            return f"{style.word('SKIP')}  {label}  needs {event['by']}, which failed"
+        case "node_skipped" | "node_blocked":
+            why = event["why"] if kind == "node_skipped" else f"needs {event['by']}, which failed"
+            return f"{style.word('SKIP')}  {label}  {why}"
         case "node_cancelled":
             return f"{style.word('CANCEL')}  {label}  stopped; what it had saved is kept"
+        case "cancel_asked":
+            return f"{style.word('CANCEL')}  {event['name']}  asked to stop, with what needs it; the rest goes on"
         case "dashboard_ready":
             token = f"   token: {event['token_file']}" if event["token_file"] else ""
             return f"dashboard of Ray: {event['url']}{token}"

@@ -12,6 +12,7 @@ from orchestrator.report.run_sweeps import SWEEP_EVENTS, RunSweep, apply_sweep_e
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger, RunRequest, node_folder
+from orchestrator.workflow.plan import DRIFTED
 
 FINAL_STATES = ("done", "failed", "cancelled", "interrupted")
 
@@ -129,9 +130,11 @@ def again_command(status: RunStatus) -> str:
 def submit_command(request: Mapping[str, Any]) -> str:
     """The command that asks for the same again: file, overrides, selection and executor as they were."""
     selection = request.get("selection", {})
-    flags = {"--set": request["overrides"], "--rerun": selection.get("rerun", ())}
+    rerun = selection.get("rerun", ())
+    flags = {"--set": request["overrides"], "--rerun": [name for name in rerun if name != DRIFTED]}
     flags |= {"--from": selection.get("start", ()), "--until": selection.get("until", ())}
     words = [word for flag, values in flags.items() for value in values for word in (flag, value)]
+    words += ["--strict"] if DRIFTED in rerun else []
     words += ["--executor", request["executor"]] if request["executor"] == "inline" else []
     cluster = request.get("cluster", {})
     words += ["--address", cluster["address"]] if cluster else []

@@ -143,21 +143,25 @@ def headline(status: RunStatus, *, style: Style) -> str:
 
 
 def runs_lines(runs: Iterable[RunStatus], *, style: Style, width: int | None) -> list[str]:
-    """Several runs, one line each."""
+    """Several runs, one line each; where they are of several users, with these."""
+    runs = list(runs)
+    users = [run.request.get("user", "") for run in runs]
+    has_several = len(set(users)) > 1
     rows = [
         [
             run_word(run.state),
             run.id,
             format_time(run.created),
             format_seconds(run.seconds) if run.ended else "-",
+            *([user or "-"] if has_several else []),
             run.workflow,
             f"{counts_text(run)}{_tags(run)}",
         ]
-        for run in runs
+        for run, user in zip(runs, users, strict=True)
     ]
     columns = [
-        Column("STATUS", painted=True), Column("RUN"), Column("BEGAN (UTC)"), Column("TIME", right=True), Column("WORKFLOW"),
-        Column("NODES"),
+        Column("STATUS", painted=True), Column("RUN"), Column("BEGAN (UTC)"), Column("TIME", right=True),
+        *([Column("USER")] if has_several else []), Column("WORKFLOW"), Column("NODES"),
     ]  # fmt: skip
     return format_table(columns, rows, style=style, width=width)
 

@@ -68,7 +68,7 @@ def _reasons(explainer: Explainer, node: PlanNode) -> list[str]:
     found = explainer.explain(node)
     if node.status is Status.HIT and found.nearest is not None:
         made = f"finished {format_time(found.nearest.finished)} by run {found.nearest.run}; it will be used as it is"
-        drift = ["stage code changed since; --rerun drifted would run it again"] if found.code_changed else []
+        drift = ["stage code changed since; --strict would run it again"] if found.code_changed else []
         return [made, *drift]
     if node.note:
         return [node.note, *(["stage code changed since the record"] if found.code_changed and node.forced else [])]

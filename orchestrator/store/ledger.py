@@ -4,7 +4,8 @@ runs/<id>/run.json                    the request: workflow text, overrides, pla
 runs/<id>/events.jsonl                what happened, one JSON object a line
 runs/<id>/nodes/<node>/progress.jsonl steps and metrics of a running stage
 runs/<id>/nodes/<node>/attempt-N.log  what the stage printed
-runs/<id>/cancel                      someone asked the run to stop
+runs/<id>/cancel                      someone asked the run to stop, within so many seconds
+runs/<id>/cancel-some                 someone asked some of its nodes or trials to stop
 runs/<id>/stop-<sweep>                someone asked a search to propose no more trials
 submissions/<digest>                  the run that was begun with an idempotency key, and what it was asked
 runs/<id>/notice-<name>               someone is told, or has been: the first who creates it tells
@@ -93,13 +94,46 @@ class Ledger:
         which = f"means several runs: {', '.join(sorted(found)[:6])}" if found else f"is no run in {self.store.url}"
         raise UsageError(f'"{name}" {which}', next_step="orchestrator ls")
 
-    def ask_to_cancel(self, run: str) -> None:
-        """Leave the mark that makes whoever drives the run stop it."""
-        self.store.create(f"runs/{run}/cancel", b"", durable=False)
+    def ask_to_cancel(self, run: str, *, grace_s: float | None = None) -> None:
+        """Leave the mark that makes whoever drives the run stop it; what runs after `grace_s` seconds more is killed.
+
+        Asked again, the new grace counts.
+        """
+        self._mark(f"runs/{run}/cancel", lambda _before: {"grace_s": grace_s})
 
     def is_cancel_asked(self, run: str) -> bool:
         """Whether someone asked the run to stop."""
         return self.store.read(f"runs/{run}/cancel") is not None
+
+    def grace_asked_s(self, run: str) -> float | None:
+        """Seconds that whoever asked the run to stop leaves its stages; None where nothing was said of it."""
+        entry = self.store.read(f"runs/{run}/cancel")
+        grace_s = json.loads(entry.data).get("grace_s") if entry is not None and entry.data else None
+        return float(grace_s) if grace_s is not None else None
+
+    def ask_to_cancel_some(self, run: str, names: Iterable[str]) -> None:
+        """Ask nodes (their labels) and trials ("search/t0007") of a run to stop, while the rest goes on."""
+        wanted = list(names)
+        self._mark(
+            f"runs/{run}/cancel-some", lambda before: {"names": list(dict.fromkeys([*before.get("names", ()), *wanted]))}
+        )
+
+    def cancels_asked(self, run: str) -> tuple[str, ...]:
+        """The nodes and trials that were asked to stop."""
+        entry = self.store.read(f"runs/{run}/cancel-some")
+        return tuple(json.loads(entry.data)["names"]) if entry is not None else ()
+
+    def _mark(self, path: str, make: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Leave a mark, or change the one that is there."""
+        while True:
+            entry = self.store.read(path)
+            before = json.loads(entry.data) if entry is not None and entry.data else {}
+            data = json.dumps(make(before)).encode()
+            if entry is None:
+                if self.store.create(path, data, durable=False) is not None:
+                    return
+            elif self.store.replace(path, data, version=entry.version) is not None:
+                return
 
     def ask_to_stop_sweep(self, run: str, sweep: str) -> None:
         """Leave the mark that makes a search propose no more trials; those that run end, and the sweep settles."""

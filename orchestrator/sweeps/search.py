@@ -266,6 +266,9 @@ class Search:
     # Ending
 
     def _take_in(self, trial: Trial, scheduler: Scheduler) -> None:
+        is_given_up = scheduler.is_given_up(trial.group)
+        if is_given_up:
+            trial.is_paused, trial.is_stopped = False, True
         state = scheduler.group_state(trial.group)
         if state is GroupState.RUNNING or trial.is_paused:
             return
@@ -290,7 +293,7 @@ class Search:
             record = self._measured(record, trial)
         else:
             record = replace(record, metrics={**record.metrics, **last_reported(record)})
-        self._end(record, scheduler)
+        self._end(record, scheduler, is_kept=not is_given_up or record.state != "stopped")
 
     def _measured(self, record: TrialRecord, trial: Trial) -> TrialRecord:
         """A trial that ran to its end, as far as it has all objectives."""
@@ -304,11 +307,13 @@ class Search:
                 return replace(record, state="failed", error=f"objective {name} {found}")
         return replace(record, violated=self._scores.violated(record.metrics))
 
-    def _end(self, record: TrialRecord, scheduler: Scheduler) -> None:
+    def _end(self, record: TrialRecord, scheduler: Scheduler, *, is_kept: bool = True) -> None:
+        """Count a trial as ended. One that a person gave up is not kept for later searches: they go on with it."""
         self._live.pop(record.number, None)
         self.records[record.number] = record
         self._num_failures += record.state == "failed"
-        self._log.write(record)
+        if is_kept:
+            self._log.write(record)
         self._searcher.tell(record)
         if self._stopper is not None:
             self._stopper.ended(record.number)

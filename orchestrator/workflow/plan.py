@@ -19,6 +19,9 @@ from orchestrator.workflow.spec import Node, When
 from orchestrator.workflow.sweep_result import SweepResult
 from stages.contract import StageSettings, StageSpec
 
+DRIFTED = "drifted"
+"""Among the names to rerun: all hits that were made by other code (`--strict`)."""
+
 
 class Status(StrEnum):
     """What the plan has in store for a node."""

@@ -14,9 +14,9 @@ from orchestrator.workflow.existing import existing_instance, existing_node, fin
 from orchestrator.workflow.expand import Axis, Instance, expand_node
 from orchestrator.workflow.identity import artifact_key
 from orchestrator.workflow.keyed import keyed_node
-from orchestrator.workflow.plan import Plan, PlanNode, PlanSweep, Selection, Status, SweepStatus
+from orchestrator.workflow.plan import DRIFTED, Plan, PlanNode, PlanSweep, Selection, Status, SweepStatus
 from orchestrator.workflow.references import FRONT, existing_name, parse_reference, split_metric
-from orchestrator.workflow.selecting import DRIFTED, refuse_unknown_names, require_hits_above, selected_names, with_below
+from orchestrator.workflow.selecting import refuse_unknown_names, require_hits_above, selected_names, with_below
 from orchestrator.workflow.settled import read_result, settled_instances, settled_nodes
 from orchestrator.workflow.spec import Node
 from orchestrator.workflow.statuses import Holder, StatusRules, nobody

@@ -6,10 +6,7 @@ from collections.abc import Collection, Mapping
 
 from orchestrator.errors import UsageError
 from orchestrator.workflow.check import CheckedWorkflow
-from orchestrator.workflow.plan import Plan, Selection, Status, SweepStatus
-
-DRIFTED = "drifted"
-"""`--rerun drifted` names all hits that were made by other code."""
+from orchestrator.workflow.plan import DRIFTED, Plan, Selection, Status, SweepStatus
 
 
 def refuse_unknown_names(checked: CheckedWorkflow, selection: Selection) -> None:

@@ -15,6 +15,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     for name in ("ORCHESTRATOR_STORE", "NO_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ORCHESTRATOR_PROFILES", str(tmp_path / "profiles.toml"))
     (tmp_path / "chain.yaml").write_text(CHAIN)
     (tmp_path / "failing.yaml").write_text(FAILING)
     (tmp_path / "slow.yaml").write_text(SLOW)

@@ -16,6 +16,7 @@ DOCUMENTS = {
     "init": ["init", "ptq_only", "--out", "-"],
     "plan": ["plan", "chain.yaml"],
     "plan --diff": ["plan", "chain.yaml", "--diff", "@last"],
+    "plan --graph": ["plan", "chain.yaml", "--graph"],
     "plan --why": ["plan", "chain.yaml", "--why", "first"],
     "validate": ["validate", "chain.yaml"],
     "wait": ["wait", "@last"],
@@ -49,6 +50,7 @@ DOCUMENTS = {
     "stages show": ["stages", "show", "probe.echo"],
     "doctor": ["doctor"],
     "config show": ["config", "show"],
+    "config set": ["config", "set", "gpu8.num_cpus", "8"],
     "completion": ["completion", "bash"],
     "version": ["version"],
 }

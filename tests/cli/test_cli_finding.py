@@ -134,3 +134,15 @@ def test_a_key_whose_process_died_before_its_run_was_recorded_is_free_again(cli:
     answer = cli("submit", "chain.yaml", "--executor", "inline", "--idempotency-key", "k")
     assert answer.code == 0
     assert answer.err.startswith("nothing to do: ")
+
+
+def test_runs_of_several_users_are_told_apart_and_asked_for(cli: Cli, finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store is shared; `ls` shows everybody's runs, and whose they are as soon as that is a question."""
+    assert "USER" not in cli("ls").out
+    monkeypatch.setenv("LOGNAME", "ann")
+    cli("submit", "chain.yaml", "--set", "first.value=9", "--executor", "inline")
+    listing = cli("ls").out.splitlines()
+    assert "USER" in listing[0]
+    assert len(listing) == 3
+    (run,) = cli("ls", "--where", "user=ann", "--json").document["runs"]
+    assert run["request"]["user"] == "ann"

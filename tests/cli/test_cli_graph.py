@@ -86,3 +86,12 @@ def test_a_format_that_cannot_be_told_is_asked_for(cli: Cli) -> None:
     assert answer.code == 2
     assert "orchestrator graph chain.yaml --out picture.svg" in answer.err
     assert cli("graph", "zzzz").code == 2
+
+
+def test_the_graph_of_a_plan_says_what_will_be_done_with_each_node(cli: Cli, searched: str) -> None:
+    words = [line.split()[0] for line in cli("plan", "search.yaml", "--graph").out.splitlines()[1:]]
+    assert words == ["HIT"] * 5
+    changed = cli("plan", "search.yaml", "--graph", "--set", "base.value=0.7").out.splitlines()
+    assert [line.split()[0] for line in changed if not line.startswith(" ")] == ["searching", "RUN", "SEARCH", "LATER"]
+    boxes = cli("plan", "search.yaml", "--graph", "--json").document["graph"]["nodes"]
+    assert {box["state"] for box in boxes} == {"hit"}

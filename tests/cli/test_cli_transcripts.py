@@ -70,9 +70,20 @@ def test_why_of_a_misspelt_node_suggests_the_nearest(cli: Cli) -> None:
 def test_drift_is_shown_below_the_table(cli: Cli, finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.workflow.plan.source_digest", lambda _: "other code")
     lines = cli("plan", "chain.yaml").out.splitlines()
-    assert "drift   first: stage code changed since the record; --rerun drifted would run it again" in lines
+    assert "drift   first: stage code changed since the record; --strict would run it again" in lines
     assert sum(line.startswith("drift   middle:") for line in lines) == 1
     assert lines[-1] == "total   0 to run, 4 hits, 0 shared"
+
+
+def test_strict_makes_again_what_other_code_had_made(cli: Cli, finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("plan", "chain.yaml", "--strict", "--exit-code").code == 0
+    monkeypatch.setattr("orchestrator.workflow.plan.source_digest", lambda _: "other code")
+    lines = cli("plan", "chain.yaml", "--strict").out.splitlines()
+    assert lines[-1] == "total   4 to run, 0 hits, 0 shared"
+    assert not any(line.startswith("drift") for line in lines)
+    monkeypatch.setattr("orchestrator.engine.worker.source_digest", lambda _: "other code")
+    assert cli("submit", "chain.yaml", "--strict", "--executor", "inline").code == 0
+    assert cli("plan", "chain.yaml", "--strict", "--exit-code").code == 0, "the records are of this code now"
 
 
 def test_a_large_plan_is_counted_by_node_name(cli: Cli) -> None:

@@ -122,7 +122,7 @@ def normal(text: str, *, runs: Sequence[str], folder: str) -> str:
     """`text` with what differs from call to call made the same."""
     for run, shown in zip(runs, RUNS, strict=False):
         text = text.replace(run, shown)
-    text = text.replace(str(ROOT), "/opt/orchestrator").replace(folder, "/home/me/work")
+    text = text.replace(folder, "/home/me/work").replace(str(ROOT), "/opt/orchestrator")
     text = re.sub(r"/tmp\S*orchestrator-reproduce-\w+|\S*/orchestrator-reproduce-\w+", "/tmp/orchestrator-reproduce-1", text)
     text = re.sub(r"(?m)^run \w{8};", f"run {RUNS[0]};", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "2026-11-02T14:02:07.511Z", text)

@@ -234,14 +234,14 @@ def drive(
     machine: VirtualMachine,
     *,
     options: RunOptions | None = None,
-    is_cancel_asked: Callable[[], bool] = lambda: False,
     guide: Guide | None = None,
+    **asked: Any,
 ) -> tuple[State, Scheduler]:
     """Drive a plan to its end on the machine; hits of the plan are in its store from the start."""
     for node in plan.nodes.values():
         if node.record is not None:
             machine.done.setdefault(node.key, node.record)
-    scheduler = scheduler_of(plan, machine, options=options, is_cancel_asked=is_cancel_asked, guide=guide)
+    scheduler = scheduler_of(plan, machine, options=options, guide=guide, **asked)
     return scheduler.drive(), scheduler
 
 
@@ -250,8 +250,8 @@ def scheduler_of(
     machine: VirtualMachine,
     *,
     options: RunOptions | None = None,
-    is_cancel_asked: Callable[[], bool] = lambda: False,
     guide: Guide | None = None,
+    **asked: Any,
 ) -> Scheduler:
     """A scheduler on the machine, not yet driven."""
     return Scheduler(
@@ -263,9 +263,9 @@ def scheduler_of(
         leases=machine,  # type: ignore[arg-type]
         clock=machine,
         emit=machine.events.extend,
-        is_cancel_asked=is_cancel_asked,
         options=options or RunOptions(),
         guide=guide,
+        **asked,
     )
 
 

@@ -80,13 +80,20 @@ def sound(settings: Mapping[str, Any], state: State, machine: Any, guide: Any) -
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(search=searches(), slots=st.sampled_from([1, 2, 3, 64]), speeds=st.integers(1, 9))
-def test_every_search_ends_with_every_trial_accounted_for(search: dict[str, Any], slots: int, speeds: int) -> None:
-    """No deadlock, whatever fails, is stopped or waits for others; no node is made twice; no more at once than allowed."""
+@given(
+    search=searches(),
+    slots=st.sampled_from([1, 2, 3, 64]),
+    speeds=st.integers(1, 9),
+    given_up=st.none() | st.tuples(st.floats(0.1, 20.0), st.sampled_from(["search/t0000", "search/t0002"])),
+)
+def test_every_search_ends_with_every_trial_accounted_for(
+    search: dict[str, Any], slots: int, speeds: int, given_up: tuple[float, str] | None
+) -> None:
+    """No deadlock, whatever fails, is stopped, given up or waits for others; no node is made twice; no more than allowed."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder, patch.object(Search, "_longest_training", lambda _: NUM_EPOCHS):
         text = workflow(settings=search, nodes=NODES, after=BEST)
         state, machine, guide = search_virtually(
-            text, Path(folder), slots=slots, seconds=lambda key: (int(key[:4], 16) % speeds) / 3
+            text, Path(folder), slots=slots, seconds=lambda key: (int(key[:4], 16) % speeds) / 3, given_up=given_up
         )
         sound(search, state, machine, guide)
 
@@ -185,3 +192,17 @@ def test_no_report_is_lost_that_came_with_the_one_that_paused_a_trial(folder) ->
         machine.saved = {key: max(epochs, 3) for key, epochs in machine.saved.items()}
         _, _, guide = search_virtually(text, folder, machine=machine)
     assert [step for step, _ in guide.results["search"].trials[0].history] == list(range(1, NUM_EPOCHS + 1))
+
+
+def test_a_trial_that_a_person_gave_up_counts_as_stopped_and_a_later_search_goes_on_with_it(folder) -> None:
+    """It was in the way today; that says nothing about it for whoever searches the same again."""
+    text = workflow(settings={"sampler": "grid", "trials": None, "space": {"tune.value": {"choice": [0.9, 0.1]}}}, after=BEST)
+    state, _, guide = search_virtually(text, folder, given_up=(3.0, "search/t0000"))
+    assert state is State.DONE
+    assert [trial.state for trial in guide.results["search"].trials] == ["stopped", "done"]
+    assert guide.results["search"].best == 1
+    more = text.replace("[0.9, 0.1]", "[0.9, 0.1, 0.2]")
+    assert more != text
+    _, machine, guide = search_virtually(more, folder)
+    assert started_trials(machine)[0] == 0
+    assert [trial.state for trial in guide.results["search"].trials] == ["done", "done", "done"]

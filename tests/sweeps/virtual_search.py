@@ -85,6 +85,7 @@ def search_virtually(
     seconds: Callable[[str], float] = lambda _key: 0.5,
     cancel_after_s: float = float("inf"),
     options: RunOptions | None = None,
+    given_up: tuple[float, str] | None = None,
 ) -> tuple[State, Trainers, SweepGuide]:
     """Drive a workflow with its searches to the end, or until it is stopped at some second of the machine's time."""
     workspace = api.open_workspace(str(folder))
@@ -94,8 +95,14 @@ def search_virtually(
     plan = make_plan(checked, workspace.artifacts)
     context = RunContext(run="run", artifacts=workspace.artifacts, ledger=workspace.ledger, clock=machine, provenance={})
     guide = SweepGuide(plan, context=context, replan=lambda results: make_plan(checked, workspace.artifacts, results=results))
-    asked = options or RunOptions()
-    state, _ = drive(plan, machine, guide=guide, options=asked, is_cancel_asked=lambda: machine.now_s >= cancel_after_s)
+    state, _ = drive(
+        plan,
+        machine,
+        guide=guide,
+        options=options or RunOptions(),
+        is_cancel_asked=lambda: machine.now_s >= cancel_after_s,
+        cancels_asked=lambda: [given_up[1]] if given_up is not None and machine.now_s >= given_up[0] else (),
+    )
     return state, machine, guide
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.report.graph import Box, WorkflowGraph, workflow_graph
+from orchestrator.report.graph import Box, WorkflowGraph, states_of_run, workflow_graph
 from orchestrator.report.page.sources import Sources
 from orchestrator.report.run_status import NodeStatus
 from orchestrator.report.status_table import node_word
@@ -35,7 +35,7 @@ def graph_document(sources: Sources, cost_rows: Sequence[Mapping[str, Any]]) -> 
 def _graph(sources: Sources, members: Mapping[str, Sequence[NodeStatus]]) -> WorkflowGraph:
     """The workflow's own; boxes alone where its text was written for another version, or stages are not installed here."""
     if sources.checked is not None:
-        return workflow_graph(sources.checked, sources.status)
+        return workflow_graph(sources.checked, states_of_run(sources.status))
     boxes = [
         Box(name=name, stage=nodes[0].stage, group=name.partition(".")[0] if nodes[0].is_of_trial else "", counts={})
         for name, nodes in members.items()
