@@ -10,6 +10,7 @@ import click
 from orchestrator.cli.completing import complete_nodes, complete_runs
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.shell import Shell
+from orchestrator.report.log_times import Starts, log_starts
 from orchestrator.report.run_status import NodeStatus, RunStatus
 from orchestrator.report.text import printable
 
@@ -22,11 +23,16 @@ LOOK_EVERY_S = 0.4
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the run ends.")
 @click.option("--attempt", metavar="N", type=click.IntRange(min=1), help="This attempt instead of the last.")
 @click.option("--tail", metavar="N", type=click.IntRange(min=0), help="Only the last N lines of each log.")
+@click.option("--since", metavar="DURATION", help="Only what was printed within so long: 90s, 2h.")
 @pass_shell
-def logs(shell: Shell, run: str, node: str | None, follows: bool, attempt: int | None, tail: int | None) -> int:
+def logs(
+    shell: Shell, run: str, node: str | None, follows: bool, attempt: int | None, tail: int | None, since: str | None
+) -> int:
     """Show what stages printed. NODE: a label, or a name for all its instances.
 
     Of a sweep's trial: search/t0007 for all its nodes, search/t0007/tune for one.
+    Lines carry no time of their own: --since goes by the progress that the stage
+    reported beside them, and shows rather too much than too little.
     """
     from orchestrator import api
     from orchestrator.cli.naming import nodes_of_run
@@ -41,9 +47,10 @@ def logs(shell: Shell, run: str, node: str | None, follows: bool, attempt: int |
             f"no log of attempt {attempt}; there are logs of {', '.join(map(str, known)) or 'no attempt'}",
             next_step=f"orchestrator status {status.id}",
         )
+    starts = _starts(shell, status, nodes, since) if since is not None else {}
     if follows:
-        return _follow(shell, status, nodes, attempt=attempt, tail=tail)
-    found = list(_logs(shell, status, nodes, attempt))
+        return _follow(shell, status, nodes, attempt=attempt, tail=tail, starts=starts)
+    found = list(_logs(shell, status, nodes, attempt, starts))
     if shell.as_json:
         shell.document({
             "run": status.id,
@@ -59,19 +66,35 @@ def logs(shell: Shell, run: str, node: str | None, follows: bool, attempt: int |
             shell.data([f"==> {entry.label}, attempt {number} <=="])
         shell.data(_last(text, tail))
     if not any(text for _, _, text in found):
-        shell.say(_nothing(nodes, found))
+        shell.say(_nothing(nodes, found) + (f" within {since}" if since is not None and found else ""))
     return 0
 
 
+def _starts(shell: Shell, status: RunStatus, nodes: Sequence[NodeStatus], since: str) -> Starts:
+    """By node and attempt, the byte of the log from which on it was printed within the duration."""
+    from datetime import UTC, datetime, timedelta
+
+    from orchestrator.cli.durations import parse_duration
+
+    moment = datetime.now(UTC) - timedelta(seconds=parse_duration("--since", since))
+    return log_starts(status, nodes, shell.workspace.ledger, moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+
+
 def _logs(
-    shell: Shell, status: RunStatus, nodes: Sequence[NodeStatus], attempt: int | None
+    shell: Shell,
+    status: RunStatus,
+    nodes: Sequence[NodeStatus],
+    attempt: int | None,
+    starts: Starts,
 ) -> Iterator[tuple[NodeStatus, int, str]]:
     ledger = shell.workspace.ledger
     for node in nodes:
         known = ledger.log_attempts(status.id, node.folder)
         number = attempt if attempt in known else known[-1] if known and attempt is None else None
         if number is not None:
-            yield node, number, ledger.read_log(status.id, node.folder, number).decode("utf-8", "replace")
+            start = starts.get((node.label, number), 0)
+            data = b"" if start is None else ledger.read_log(status.id, node.folder, number, offset=start)
+            yield node, number, data.decode("utf-8", "replace")
 
 
 def _last(text: str, tail: int | None) -> list[str]:
@@ -85,13 +108,22 @@ def _nothing(nodes: Sequence[NodeStatus], found: Sequence[object]) -> str:
     return "nothing was printed" if found else "nothing has run yet"
 
 
-def _follow(shell: Shell, status: RunStatus, nodes: Sequence[NodeStatus], *, attempt: int | None, tail: int | None) -> int:
+def _follow(
+    shell: Shell,
+    status: RunStatus,
+    nodes: Sequence[NodeStatus],
+    *,
+    attempt: int | None,
+    tail: int | None,
+    starts: Starts,
+) -> int:
     """Print what is added to any of the logs until the run ends, naming the node whenever it changes."""
     from orchestrator.report.run_status import FINAL_STATES, read_run_status
 
     shell.stay()
     ledger = shell.workspace.ledger
-    offsets: dict[tuple[str, int], int] = {}
+    offsets = {place: start for place, start in starts.items() if start}
+    seen: set[tuple[str, int]] = set()
     shown: tuple[str, int] | None = None
     is_last_look = False
     while not shell.reader_is_gone:
@@ -99,12 +131,13 @@ def _follow(shell: Shell, status: RunStatus, nodes: Sequence[NodeStatus], *, att
         for node in nodes:
             for number in ledger.log_attempts(status.id, node.folder):
                 place = (node.label, number)
-                if attempt not in (None, number):
+                if attempt not in (None, number) or starts.get(place, 0) is None:
                     continue
                 data = ledger.read_log(status.id, node.folder, number, offset=offsets.get(place, 0))
                 whole = data if is_last_look else data[: data.rfind(b"\n") + 1]
                 text = whole.decode("utf-8", "replace")
-                lines = _last(text, tail if place not in offsets else None)
+                lines = _last(text, tail if place not in seen else None)
+                seen.add(place)
                 offsets[place] = offsets.get(place, 0) + len(whole)
                 if not lines:
                     continue

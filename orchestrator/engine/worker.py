@@ -116,7 +116,7 @@ class Worker:
                     with self.ledger.log_file(work.run, work.folder, work.attempt) as log, self.capture(log):
                         checkpoints.bring()
                         metrics, measurements = _checked(
-                            self._call_stage(work, spec, lease, (output, scratch), inputs, checkpoints)
+                            self._call_stage(work, spec, lease, (output, scratch), inputs, checkpoints, log)
                         )
                 except Cancelled:
                     is_unfinished = True
@@ -169,14 +169,16 @@ class Worker:
         folders: tuple[Path, Path],
         inputs: Mapping[str, Any],
         checkpoints: NodeCheckpoints,
+        log: Path,
     ) -> StageResult:
         throttle = Throttle(PROGRESS_INTERVAL_S)
 
         def report(*, step: int, total: int, metrics: Mapping[str, float], epoch: int | None = None) -> None:
             if throttle.ready() or step >= total or epoch is not None:
                 self.ledger.write_progress(
-                    work.run, work.folder, attempt=work.attempt, step=step, total=total, metrics=metrics, epoch=epoch
-                )
+                    work.run, work.folder, attempt=work.attempt, step=step, total=total, metrics=metrics, epoch=epoch,
+                    log_bytes=log.stat().st_size,
+                )  # fmt: skip
             self.num_epochs += epoch is not None
 
         def check_cancelled() -> None:
