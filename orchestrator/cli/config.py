@@ -27,8 +27,20 @@ def show_config(shell: Shell) -> int:
 
     A flag stands above the profile (--profile), which stands above variables.
     """
-    from orchestrator.cli.profiles import VARIABLE, profiles_file
     from orchestrator.report.text import Column, format_table
+
+    rows = settings_in_force(shell)
+    if shell.as_json:
+        shell.document({"settings": rows})
+        return 0
+    columns = [Column("SETTING"), Column("VALUE"), Column("FROM")]
+    shell.data(format_table(columns, [list(row.values()) for row in rows], style=shell.style, width=shell.width))
+    return 0
+
+
+def settings_in_force(shell: Shell) -> list[dict[str, str]]:
+    """Each setting: its name, its value, and its source."""
+    from orchestrator.cli.profiles import VARIABLE, profiles_file
     from orchestrator.store.base import DEFAULT_STORE, STORE_VARIABLE
     from orchestrator.store.cache import CACHE_VARIABLE, SIZE_VARIABLE, cache_folder
 
@@ -66,12 +78,7 @@ def show_config(shell: Shell) -> int:
         rows.append(("S3 region", *first("AWS_REGION", "AWS_DEFAULT_REGION")))
         endpoint, origin = first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
         rows.append(("S3 endpoint", _without_user(endpoint), origin))
-    if shell.as_json:
-        shell.document({"settings": [{"name": name, "value": value, "source": origin} for name, value, origin in rows]})
-        return 0
-    columns = [Column("SETTING"), Column("VALUE"), Column("FROM")]
-    shell.data(format_table(columns, rows, style=shell.style, width=shell.width))
-    return 0
+    return [{"name": name, "value": value, "source": origin} for name, value, origin in rows]
 
 
 def _without_user(url: str) -> str:

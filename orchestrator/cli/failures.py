@@ -80,13 +80,15 @@ def _report_internal(shell: Shell, error: Exception) -> int:
         file.write(f"command: {sys.argv}\npython: {sys.version}\n\n{trace}")
     if shell.verbose:
         shell.insist(trace)
+    bundle = "orchestrator doctor --bundle report.zip"
     what = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     shell.insist(
         f"{shell.err_style.paint('error:', 'error')} internal error, our fault and not yours: {what}",
         "   finished artifacts are safe; the same command may be given again",
-        f"   next: report it with the trace saved in {file.name}",
+        f"   trace: {file.name}",
+        f"   next: {bundle}    (has the trace; report it with that file)",
     )
-    _document(shell, {"message": what, "next": f"report the trace in {file.name}", "exit_code": EXIT_INTERNAL})
+    _document(shell, {"message": what, "trace": file.name, "next": bundle, "exit_code": EXIT_INTERNAL})
     return EXIT_INTERNAL
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,13 @@ def test_a_bug_of_ours_exits_with_1_and_keeps_the_trace_in_a_file(cli: Cli, monk
     assert answer.code == 1
     assert "Traceback" not in answer.err
     assert "our fault" in answer.err
-    place = Path(answer.err.split("saved in ")[-1].strip())
+    place = Path(answer.err.partition("trace: ")[2].split()[0])
     assert "RuntimeError: a bug" in place.read_text()
     assert "Traceback" in cli("-v", "plan", "chain.yaml").err
+    assert answer.err.splitlines()[-1].strip().startswith("next: orchestrator doctor --bundle report.zip")
+    assert cli("doctor", "--bundle", "report.zip").code in (0, 7)
+    with zipfile.ZipFile("report.zip") as bundle:
+        assert "RuntimeError: a bug" in bundle.read(f"traces/{place.name}").decode()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,15 @@ def written(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[P
         ("submit", "failing.yaml", "--executor", "inline", "-v"),
         ("status", "@last", "-v"),
         ("show", "@last", "--json"),
-        ("doctor",),
+        ("doctor", "--bundle", "report.zip"),
+        ("submit", "chain.yaml", "--executor", "inline", "--set", "first.value=4", "--log-file", "run.log"),
         ("artifacts", "verify", "--all"),
     ):
         process = spawn(*arguments)
         said += process.communicate(timeout=120)
     (tmp_path / "said.txt").write_text("".join(said))
+    with zipfile.ZipFile("report.zip") as bundle:
+        bundle.extractall(tmp_path / "bundle")
     return [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
