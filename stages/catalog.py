@@ -7,7 +7,7 @@ the entry-point group `orchestrator.stages` (name = kind, value = "package.modul
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,10 +19,28 @@ KINDS = ("data", "pretrain", "sparsify", "quantize", "compress_tokens", "compres
 ENTRY_POINT_GROUP = "orchestrator.stages"
 
 
+_offered: dict[str, tuple[StageSpec, ...]] = {}
+
+
+def offer_stages(specs: Sequence[StageSpec]) -> None:
+    """Let this process know further stages, as an entry point would: to try a package out before it is installed.
+
+    Raises ValueError for a stage of a kind that is shipped here.
+    """
+    for spec in specs:
+        kind = spec.name.partition(".")[0]
+        if kind in KINDS:
+            raise ValueError(f'stage {spec.name}: the kind "{kind}" is one of those shipped; name it by a kind of its own')
+        _offered[kind] = (*(other for other in _offered.get(kind, ()) if other.name != spec.name), spec)
+    kind_stages.cache_clear()
+
+
 @cache
 def kind_stages(kind: str) -> Mapping[str, StageSpec]:
     """Stages of one kind by full name; empty for a kind nobody ships."""
-    if kind in KINDS:
+    if kind in _offered:
+        specs = _offered[kind]
+    elif kind in KINDS:
         specs = importlib.import_module(f"stages.{kind}.settings").STAGES
     else:
         specs = next((point.load() for point in _plugin_kinds() if point.name == kind), ())
@@ -36,7 +54,7 @@ def find_stage(name: str) -> StageSpec | None:
 
 def all_stages() -> dict[str, StageSpec]:
     """Every stage there is, shipped and plugged in; loads every kind's settings."""
-    kinds = [*KINDS, *(point.name for point in _plugin_kinds() if point.name not in KINDS)]
+    kinds = dict.fromkeys([*KINDS, *(point.name for point in _plugin_kinds()), *_offered])
     return {name: spec for kind in kinds for name, spec in kind_stages(kind).items()}
 
 

@@ -37,7 +37,7 @@ orchestrator = LazyGroup(
         "artifacts": Verb(f"{_HERE}.artifacts:artifacts", "List, copy, check, name and keep artifacts."),
         "gc": Verb(f"{_HERE}.gc_command:gc", "Show what could be removed from the store; remove it."),
         "ui": Verb(f"{_HERE}.ui:ui", "Show runs and reports in a browser, live."),
-        "stages": Verb(f"{_HERE}.stages:stages", "List stages; show one with its parameters."),
+        "stages": Verb(f"{_HERE}.stages:stages", "List and show stages; write and check your own."),
         "doctor": Verb(f"{_HERE}.doctor:doctor", "Check this machine; say how to mend what is wrong."),
         "config": Verb(f"{_HERE}.config:config", "Show the settings in force; set those of a profile."),
         "completion": Verb(f"{_HERE}.completion:completion", "Print what makes a shell complete commands and ids."),

@@ -1,4 +1,4 @@
-"""`stages ls` and `stages show`: the catalogue, without importing any method."""
+"""`stages`: the catalogue, without importing any method; `check` and `new`, of methods of one's own, stand beside it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from stages import catalog
 
 stages = LazyGroup(
     "stages",
-    help="List the kinds of work there are; show one with its parameters.",
+    help="List the kinds of work there are; show one; write and check one of your own.",
     context_settings=CONTEXT,
     verbs={
         "ls": Verb("orchestrator.cli.stages:list_stages", "List all stages."),
         "show": Verb("orchestrator.cli.stages:show_stage", "Show a stage: inputs, parameters, metrics, example."),
+        "check": Verb("orchestrator.cli.stage_check:check_stages", "Examine stages: does each hold what is asked of all?"),
+        "new": Verb("orchestrator.cli.stage_new:new_stage", "Write a stage of your own to start from."),
     },
     example="orchestrator stages show sparsify.lbc",
 )

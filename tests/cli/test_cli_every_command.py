@@ -47,6 +47,7 @@ DOCUMENTS = {
     "artifacts unpin": ["artifacts", "unpin", "@last/base"],
     "gc": ["gc"],
     "stages ls": ["stages", "ls"],
+    "stages new": ["stages", "new", "own.method"],
     "stages show": ["stages", "show", "probe.echo"],
     "doctor": ["doctor"],
     "config show": ["config", "show"],
@@ -62,7 +63,7 @@ STREAMS = {
 REFUSED = {"sweep stop"}
 """The run has ended, so there is nothing to stop: an error is a document, too."""
 FIRST = {"artifacts unpin": "artifacts pin", "artifacts unname": "artifacts promote"}
-ELSEWHERE = {"retry", "export", "artifacts import", "cluster", "ui", "queue", "card"}
+ELSEWHERE = {"retry", "export", "artifacts import", "cluster", "ui", "queue", "card", "stages check"}
 """They need a failed run, a model, a folder or a server: their JSON is read where they are tested."""
 
 

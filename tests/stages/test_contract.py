@@ -1,6 +1,7 @@
 """The exam that every stage of the catalog sits, with the small settings of its own `example`.
 
-A new stage is examined by being listed. Inputs come from the first stage that makes such a kind of artifact, run the same way.
+A new stage is examined by being listed. `orchestrator stages check` is the same exam for stages of other packages, one by one
+in processes of their own; here all share one, and what is an input of many is made once.
 """
 
 from __future__ import annotations
@@ -8,57 +9,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from orchestrator import api
-from orchestrator.workflow.check import check_workflow
-from orchestrator.workflow.load import load_text
+from orchestrator.cli.stage_exam import FAILS_ON_PURPOSE, NEEDS_GPU, run_in
 from stages.catalog import all_stages
-from stages.contract import Port, StageSpec
 
-FAILS_ON_PURPOSE = {"probe.fail"}
-NEEDS_GPU = {"export.semi_structured"}
-"""Examined by the tests in `tests/gpu/`: the exam's processes have no GPU and its models no masks."""
 STAGES = sorted(set(all_stages()) - FAILS_ON_PURPOSE - NEEDS_GPU)
-
-
-@cache
-def producer(kind: str) -> StageSpec:
-    """The first stage that makes an artifact of this kind, one without inputs first."""
-    makers = [spec for spec in all_stages().values() if spec.output == kind and spec.name not in FAILS_ON_PURPOSE]
-    assert makers, f"no stage makes a {kind}"
-    return min(makers, key=lambda spec: len(required(spec)))
-
-
-def required(spec: StageSpec) -> dict[str, Port]:
-    return {name: port for name, port in spec.inputs.items() if not port.optional}
-
-
-def nodes_for(spec: StageSpec, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, dict]:
-    """The stage as a node, with nodes before it that make its inputs; `changes` are put over its example."""
-    nodes: dict[str, dict] = {}
-    inputs = {}
-    for port_name, port in required(spec).items():
-        maker = producer(port.kind)
-        wanted = spec.example_inputs.get(port_name, {})
-        made = f"made_{port_name}" if wanted else f"made_{port.kind}"
-        nodes.update(nodes_for(maker, made, wanted))
-        inputs[port_name] = made
-    nodes[name] = {"stage": spec.name, "params": {**spec.example, **(changes or {})}, "inputs": inputs}
-    return nodes
-
-
-def run_in(folder: Path, name: str) -> tuple[api.RunResult, api.Plan, api.Workspace]:
-    text = yaml.safe_dump({"version": 1, "name": "exam", "nodes": nodes_for(all_stages()[name], "subject")}, sort_keys=False)
-    workspace = api.open_workspace(str(folder))
-    plan = api.plan_checked(check_workflow(load_text(text, file="exam.yaml")), workspace=workspace)
-    return api.submit(plan, workspace=workspace, executor="inline"), plan, workspace
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +65,7 @@ def test_settings_survive_being_written_and_read(name):
 KILLED = """
 import os, signal, sys
 from orchestrator.engine import worker
-from tests.stages.test_contract import run_in
+from orchestrator.cli.stage_exam import run_in
 from pathlib import Path
 name, folder, calls = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 real = worker.Worker._call_stage

@@ -9,9 +9,9 @@ from functools import cache
 
 import pytest
 
+from orchestrator.cli.stage_exam import producer, required, run_in
 from stages.catalog import all_stages, load_forecast
 from stages.contract import Forecast, StageSpec
-from tests.stages.test_contract import producer, required, run_in
 
 FORECAST = sorted(name for name, spec in all_stages().items() if spec.forecast)
 LEARNED = {"compress_tokens.diffrate", "compress.joint"}
