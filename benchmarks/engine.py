@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import baselines
+import scale
 
 ORCHESTRATOR = [sys.executable, "-m", "orchestrator"]
 MIB = 2**20
@@ -299,6 +300,20 @@ def wait_until_quiet(records: Path) -> None:
         time.sleep(2.5)
 
 
+def bench_scale(_bench: Bench) -> list[Line]:
+    small, large = (scale.measure_in_a_process(trials) for trials in (10, 1000))
+    return [
+        Line("100,000 nodes planned, seconds", [large["planned_s"]], 60, detail=f"({large['distinct']:,} different)"),
+        Line("100,000 nodes planned, GiB", [large["planned_gib"]], 4),
+        Line("100,000 nodes on 1,000 workers, 1 % failures, s", [large["driven_s"]], 120,
+             detail=f"({large['attempts']:,} attempts, {large['virtual_h']:.1f} h of virtual time)"),
+        Line("planning a node at 100,000 / at 1,000, of CPU", [large["planned_cpu_s"] / small["planned_cpu_s"] / 100], 2,
+             detail=f"({small['planned_cpu_s'] * 1e3:.0f} to {large['planned_cpu_s'] * 10:.0f} us)"),
+        Line("driving a node at 100,000 / at 1,000, of CPU", [large["driven_cpu_s"] / small["driven_cpu_s"] / 100], 2,
+             detail=f"({small['driven_cpu_s'] * 1e3:.0f} to {large['driven_cpu_s'] * 10:.0f} us)"),
+    ]  # fmt: skip
+
+
 CASES: dict[str, Callable[[Bench], list[Line]]] = {
     "cold": bench_cold,
     "chain": bench_chain,
@@ -306,6 +321,7 @@ CASES: dict[str, Callable[[Bench], list[Line]]] = {
     "change": bench_change,
     "blobs": bench_blobs,
     "resume": bench_resume,
+    "scale": bench_scale,
 }
 
 

@@ -39,6 +39,11 @@ class Graph:
         """How many nodes are in which state; those that are done by where their artifacts came from."""
         return Counter(str(unit.origin if unit.state is State.DONE else unit.state) for unit in self.units.values())
 
+    @property
+    def num_open(self) -> int:
+        """Nodes that may yet run or end otherwise."""
+        return sum(group.num_open for group in self.groups.values())
+
     # Growing
 
     def enter(self, nodes: Iterable[PlanNode], *, group: str) -> list[Unit]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.gpu_memory import gpu_share
 from orchestrator.engine.work import Ending, Outcome
 from orchestrator.errors import StoreError
 from orchestrator.workflow.spec import Resources, Retry
@@ -159,13 +160,18 @@ def more_memory(
     """More for a node that ran out of memory, and in words what; None where it had all that a machine has.
 
     Twice what it had: what it asked for, else what its process used, else its share of the machine by CPUs. Where that is more
-    than a machine has, it runs alone on one. On a GPU memory is not counted, so a share of one grows to the whole.
+    than a machine has, it runs alone on one. Of a GPU it gets the share that twice the memory it held would be, or a whole one
+    where that is not known or would be no more.
     """
     if "CUDA" in outcome.error:
-        whole = held.model_copy(update={"gpus": 1.0})
-        if 0 < held.gpus < 1 and any(_fits(whole, shape) for shape in shapes):
-            return whole, "have a whole GPU (policy oom: grow)"
-        return None
+        if not 0 < held.gpus < 1:
+            return None
+        share = gpu_share(2 * outcome.peak_gpu_bytes, outcome.gpu_bytes) if outcome.peak_gpu_bytes else 1.0
+        share = share if share > held.gpus else 1.0
+        larger = held.model_copy(update={"gpus": share})
+        if not any(_fits(larger, shape) for shape in shapes):
+            return None
+        return larger, f"have {'a whole' if share == 1 else f'{share:g} of a'} GPU (policy oom: grow)"
     machines = [shape for shape in shapes if _fits(held, shape)]
     if is_alone or not machines:
         return None

@@ -1,4 +1,4 @@
-"""The loop that drives a run: admission, retries, waiting for others, cancellation, and a guide that may add nodes.
+"""The loop that drives a run: admission, retries, waiting for others, and a guide that may add nodes.
 
 It knows no process and no clock of its own: executor and clock are passed in, so the same code runs inline, on Ray and in
 virtual time. Who waits for whom is the graph's. What happened goes out as events, in the order in which it happened.
@@ -7,43 +7,31 @@ virtual time. Who waits for whom is the graph's. What happened goes out as event
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.executors.base import Executor, MachineShape
+from orchestrator.engine.gpu_memory import GpuNeed, with_gpu_share
 from orchestrator.engine.graph import Graph
 from orchestrator.engine.guide import Guide, NoGuide
+from orchestrator.engine.meter import Meter
 from orchestrator.engine.retries import FailureClass
-from orchestrator.engine.units import GroupState, Origin, State, Unit, order_for
+from orchestrator.engine.run_options import TICK_S, Clock, Event, RunOptions
+from orchestrator.engine.run_view import RunView
+from orchestrator.engine.stopping import Stopping
+from orchestrator.engine.units import Origin, State, Unit, order_for
+from orchestrator.engine.waiting import WaitingNodes
 from orchestrator.engine.work import Ending, Outcome, Work
 from orchestrator.errors import PlanError
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.lease import Leases
+from orchestrator.workflow.budget import exceeded
 from orchestrator.workflow.plan import Plan, PlanNode, unmet_condition
-from orchestrator.workflow.spec import Resources
 
-TICK_S = 0.25
-MAX_BUSY_WAIT_S = 1.0
-
-Event = dict[str, Any]
+__all__ = ["TICK_S", "Clock", "Event", "RunOptions", "Scheduler"]
 
 
-class Clock(Protocol):
-    """Seconds that only grow."""
-
-    def __call__(self) -> float: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run goes on: keep going after a failure, and how long a cancelled stage may take to stop."""
-
-    keep_going: bool = False
-    grace_s: float = 10.0
-
-
-class Scheduler:
+class Scheduler(RunView):
     """Drives one plan, and what its guide adds, to the end with one executor."""
 
     def __init__(
@@ -61,23 +49,22 @@ class Scheduler:
         is_cancel_asked: Callable[[], bool] = lambda: False,
         grace_asked_s: Callable[[], float | None] = lambda: None,
         cancels_asked: Callable[[], Sequence[str]] = tuple,
-        options: RunOptions = RunOptions(),
+        options: RunOptions | None = None,
         provenance: Mapping[str, Any] | None = None,
         guide: Guide | None = None,
         log_tail: Callable[[Work], Sequence[str]] = lambda _work: (),
+        gpu_need: GpuNeed = lambda _unit, _units: None,
     ) -> None:
+        options = options or RunOptions()
         self.run = run
         self.executor = executor
-        self.admission = Admission(shapes, max_at_once=executor.max_at_once)
+        self.admission = Admission(shapes, max_at_once=executor.max_at_once, max_gpus=options.max_gpus)
         self._machines = shapes
         self._machines_changed = False
         self.artifacts = artifacts
-        self.leases = leases
         self.clock = clock
         self.emit = emit
         self.tick = tick
-        self.is_cancel_asked = is_cancel_asked
-        self.grace_asked_s = grace_asked_s
         self.cancels_asked = cancels_asked
         self.options = options
         self.provenance = provenance or {}
@@ -85,9 +72,18 @@ class Scheduler:
         self.log_tail = log_tail
         self.graph = Graph(self._event)
         self.running: dict[str, Unit] = {}
-        self.waiting: dict[str, Unit] = {}  # BUSY or DELAYED: looked at again at `wake_at`
-        self.cancelled_at: float | None = None
-        self._killed = False
+        self.meter = Meter(options.spent_before, now_s=clock())
+        self._gpu_need = gpu_need
+        self._waiting = WaitingNodes(artifacts=artifacts, leases=leases, clock=clock)
+        self._stopping = Stopping(
+            executor,
+            clock=clock,
+            grace_s=options.grace_s,
+            grace_asked_s=grace_asked_s,
+            is_cancel_asked=is_cancel_asked,
+        )
+        self._over_budget = ""
+        self._more_may_come = False
         self._is_looking = False
         self._look_error: Exception | None = None
         self._events: list[Event] = []
@@ -95,14 +91,15 @@ class Scheduler:
             self.graph.link(unit)
 
     @property
-    def units(self) -> Mapping[str, Unit]:
-        """Every node of the run, by label."""
-        return self.graph.units
+    def cancelled_at(self) -> float | None:
+        """Since when the run is being stopped because it was asked to."""
+        return self._stopping.cancelled_at
 
     @property
     def is_ending(self) -> bool:
-        """Whether nothing more is started: the run was asked to stop, or has failed without --keep-going."""
-        return self.cancelled_at is not None or (self.graph.has_failed and not self.options.keep_going)
+        """Whether nothing more is started: asked to stop, out of budget, or failed without --keep-going."""
+        is_stopped = self.cancelled_at is not None or bool(self._over_budget)
+        return is_stopped or (self.graph.has_failed and not self.options.keep_going)
 
     # What a guide may ask for
 
@@ -138,39 +135,6 @@ class Scheduler:
         """Emit an event of the guide's own, in order with the others."""
         self._events.append({"type": kind, **details})
 
-    def group_state(self, group: str) -> GroupState:
-        """Where a group stands; costs nothing."""
-        return self.graph.groups[group].state
-
-    def is_given_up(self, group: str) -> bool:
-        """Whether somebody asked the group to stop while the run goes on."""
-        return group in self.graph.given_up
-
-    def is_stopping(self, group: str) -> bool:
-        """Whether a node of the group still runs that was asked to stop because nobody wants it."""
-        return any(self.units[label].unwanted_at is not None for label in self.graph.groups[group].labels)
-
-    def room_for(self, requests: Iterable[Resources]) -> int:
-        """How many nodes with the largest of these requests run at once; at least 1."""
-        return self.admission.room_for(requests)
-
-    def metrics_of(self, label: str) -> Mapping[str, Any]:
-        """Metrics and measurements of a node that is done; empty before."""
-        return self.units[label].metrics
-
-    def error_of(self, label: str) -> str:
-        """Why a node failed, or which failed one it needed; empty if it did not."""
-        return self.units[label].error
-
-    def seconds_of(self, label: str) -> float:
-        """Seconds that attempts at this very node took in this run, failed and stopped ones too; 0.0 for hits and shares."""
-        return self.units[label].spent_s
-
-    def folder_of(self, label: str) -> str:
-        """The ledger's folder of a node's progress: while it leaves the work to another node, of that one."""
-        unit = self.units[label]
-        return (self.units[unit.maker] if unit.maker and not unit.attempt else unit).folder
-
     # The loop
 
     def drive(self) -> State:
@@ -180,25 +144,28 @@ class Scheduler:
             self._heed_cancel()
             self._heed_cancels()
             num_changes = self.graph.num_changes
-            more_may_come = self.guide.advance(self)
+            self._more_may_come = more_may_come = self.guide.advance(self)
             self._heed_machines()
             self._wake_waiting()
             while self.graph.ready:
                 self._make_ready(self.graph.ready.popleft())
             self._drop_unwanted()
+            self._heed_budget()
             if not self.is_ending:
                 self._admit()
             self._flush()
-            if not self.running and (self.is_ending or not (self.waiting or self.admission.is_asked or more_may_come)):
+            if not self.running and (self.is_ending or not (self._waiting or self.admission.is_asked or more_may_come)):
                 break
             guide_has_news = more_may_come and self.graph.num_changes != num_changes
-            ended = self.executor.poll(0.0 if guide_has_news else self._timeout_s(), meanwhile=self._look)
+            ended = self.executor.poll(
+                0.0 if guide_has_news else self._waiting.timeout_s(self.options.tick_s), meanwhile=self._look
+            )
             if self._look_error is not None:
                 raise self._look_error
             self._heed_cancel()  # an executor that blocks this loop may have stopped its node for it
             for work, outcome in ended:
                 self._handle(self.units[work.label], work, outcome)
-            self._stop_overdue()
+            self._stopping.stop_overdue(self.running.values())
             self._flush()
             self.executor.show(self.graph.count_states)
             self.tick()
@@ -272,6 +239,9 @@ class Scheduler:
 
     def _queue(self, unit: Unit) -> None:
         unit.become(State.READY)
+        need = self._gpu_need(unit, self.units) if unit.resources.gpus > 0 else None
+        if need is not None:
+            unit.larger = with_gpu_share(unit.resources, need, self.admission.machines)
         self.admission.add(unit.label, unit.resources)
 
     def _admit(self) -> None:
@@ -282,13 +252,16 @@ class Scheduler:
             unit.started_at = self.clock()
             unit.stop_asked_at = None
             self.running[label] = unit
-            self._event("node_started", unit, attempt=unit.attempt)
+            self.meter.start(unit.label, unit.resources, unit.started_at)
+            held = {"cpus": unit.resources.cpus, **({"gpus": unit.resources.gpus} if unit.resources.gpus else {})}
+            self._event("node_started", unit, attempt=unit.attempt, **held)
             work = order_for(unit, self.units, run=self.run, provenance=self.provenance)
             self.executor.submit(work, unit.resources)
 
     def _handle(self, unit: Unit, work: Work, outcome: Outcome) -> None:
         del self.running[unit.label]
         self.admission.release(unit.label)
+        self.meter.stop(unit.label, self.clock())
         was_unwanted, unit.unwanted_at = unit.unwanted_at is not None, None
         if outcome.ending not in (Ending.SHARED, Ending.BUSY):
             unit.spent_s += outcome.seconds or self.clock() - unit.started_at
@@ -296,7 +269,7 @@ class Scheduler:
             case Ending.DONE | Ending.SHARED:
                 unit.cost_s = outcome.seconds
                 self._done(unit, outcome.metrics, seconds=outcome.seconds, ending=outcome.ending, size_bytes=outcome.size_bytes,
-                           content_digest=outcome.content_digest, **outcome.origin())  # fmt: skip
+                           content_digest=outcome.content_digest, **outcome.origin(), **outcome.gpu_memory())  # fmt: skip
             case _ if was_unwanted and not self.graph.is_wanted(unit):
                 self.graph.cancel(unit)
             case Ending.CANCELLED | Ending.LOST | Ending.LOST_NODE | Ending.PREEMPTED if (
@@ -308,8 +281,7 @@ class Scheduler:
                 unit.attempt -= 1
                 if unit.state is not State.BUSY and not unit.busy_wait_s:
                     self._event("node_waiting", unit, holder=outcome.holder)
-                unit.busy_wait_s = min(MAX_BUSY_WAIT_S, (unit.busy_wait_s or TICK_S / 8) * 2)
-                self._wait(unit, State.BUSY, unit.busy_wait_s)
+                self._waiting.await_other(unit)
             case Ending.CANCELLED if self.cancelled_at is not None:
                 self.graph.cancel(unit)
             case Ending.DAMAGED_INPUT if not unit.repaired_inputs and not self._lacks_existing(unit):
@@ -338,7 +310,7 @@ class Scheduler:
         details = self._failure_details(unit, work, outcome, kind) | ({"note": decision.note} if decision.note else {})
         self._event("attempt_failed", unit, **details, will_retry=decision.again, delay_s=decision.delay_s)
         if decision.again:
-            self._wait(unit, State.DELAYED, decision.delay_s)
+            self._waiting.delay(unit, decision.delay_s)
         else:
             self.graph.fail(unit, **details)
 
@@ -355,59 +327,25 @@ class Scheduler:
         """Cancel what nobody wants: at once what does not run, and what runs by asking it to stop."""
         for unit in self.graph.take_unwanted():
             if unit.state is State.RUNNING:
-                unit.unwanted_at = self.clock()
-                self.executor.cancel(unit.label)
+                self._stopping.drop(unit)
                 continue
             if unit.state is State.READY:
                 self.admission.withdraw(unit.label)
-            self.waiting.pop(unit.label, None)
+            self._waiting.drop(unit.label)
             self.graph.cancel(unit)
 
-    def _wait(self, unit: Unit, state: State, delay_s: float) -> None:
-        unit.become(state)
-        unit.wake_at = self.clock() + delay_s
-        self.waiting[unit.label] = unit
-
     def _wake_waiting(self) -> None:
-        now = self.clock()
-        for unit in [unit for unit in self.waiting.values() if unit.wake_at <= now]:
-            key = unit.node.key
-            if unit.state is State.BUSY:
-                record = self.artifacts.find(unit.node.spec.name, key)
-                if record is None or unit.makes_anew(record):
-                    unit.stale_lease = self.leases.stale_version(key)
-                    if not unit.stale_lease and self.leases.holder(key) is not None:
-                        unit.busy_wait_s = min(MAX_BUSY_WAIT_S, unit.busy_wait_s * 2)
-                        unit.wake_at = now + unit.busy_wait_s
-                        continue
-                else:
-                    del self.waiting[unit.label]
-                    unit.cost_s = record.seconds
-                    self._done(unit, {**record.metrics, **record.measurements}, seconds=record.seconds, ending=Ending.SHARED,
-                               run=record.run)  # fmt: skip
-                    continue
-            del self.waiting[unit.label]
-            self._queue(unit)
-
-    def _timeout_s(self) -> float:
-        if not self.waiting:
-            return TICK_S
-        next_wake_s = min(unit.wake_at for unit in self.waiting.values()) - self.clock()
-        return min(TICK_S, max(0.0, next_wake_s))
+        for unit, record in self._waiting.take_due():
+            if record is None:
+                self._queue(unit)
+                continue
+            unit.cost_s = record.seconds
+            self._done(unit, {**record.metrics, **record.measurements}, seconds=record.seconds, ending=Ending.SHARED,
+                       run=record.run)  # fmt: skip
 
     def _heed_cancel(self) -> None:
-        if self.cancelled_at is None and self.is_cancel_asked():
-            self.cancelled_at = self.clock()
-            self._events.append({"type": "run_stopping", "why": "asked to stop"})
-            for label in self.running:
-                self.executor.cancel(label)
-        if self.cancelled_at is None or self._killed:
-            return
-        asked_s = self.grace_asked_s()
-        if self.clock() - self.cancelled_at > (self.options.grace_s if asked_s is None else asked_s):
-            self._killed = True
-            for label in self.running:
-                self.executor.kill(label)
+        if self._stopping.heed_cancel(self.running):
+            self.note("run_stopping", why="asked to stop")
 
     def _heed_cancels(self) -> None:
         """Give up the nodes and trials that somebody asked to stop, and what needs them; the rest of the run goes on."""
@@ -416,22 +354,24 @@ class Scheduler:
                 self.note("cancel_asked", name=name)
                 self._drop_unwanted()
 
-    def _stop_overdue(self) -> None:
-        now = self.clock()
-        for unit in self.running.values():
-            timeout_s = unit.node.asked.timeout
-            if timeout_s is None and unit.unwanted_at is None:
-                continue
-            if timeout_s is not None and unit.stop_asked_at is None and now - unit.started_at > timeout_s:
-                unit.stop_asked_at = now
-                self.executor.cancel(unit.label)
-            asked_at = [at for at in (unit.stop_asked_at, unit.unwanted_at) if at is not None]
-            if asked_at and now - min(asked_at) > self.options.grace_s:
-                self.executor.kill(unit.label)
+    def _heed_budget(self) -> None:
+        """Start nothing more where the budget is spent and something is left to do; what runs may end."""
+        budget = self.options.budget
+        if budget is None or self.is_ending:
+            return
+        spent = self.meter.spent(self.clock())
+        over = exceeded(budget, spent, self.options.prices)
+        if over and (self._more_may_come or self.graph.num_open > len(self.running)):
+            self._over_budget = over
+            self.note("budget_reached", spent=spent.measures(self.options.prices), budget=budget.limits, over=over)
 
     def _finish(self) -> State:
         left = [unit for unit in self.units.values() if unit.is_open]
         if self.cancelled_at is not None:
+            for unit in left:
+                unit.become(State.CANCELLED)
+            return State.CANCELLED
+        if self._over_budget and (left or self._more_may_come):
             for unit in left:
                 unit.become(State.CANCELLED)
             return State.CANCELLED

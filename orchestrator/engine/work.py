@@ -95,6 +95,8 @@ class Outcome:
     host: str = ""
     process_id: int = 0  # 0: nobody came back to tell
     peak_memory_bytes: int = 0  # of the process, since it began
+    peak_gpu_bytes: int = 0  # that this attempt's stage held of its GPU; 0: it used none
+    gpu_bytes: int = 0  # of that GPU in all
     resumed: Mapping[str, Any] = field(default_factory=dict)
 
     def failure(self, *, attempt: int) -> dict[str, Any]:
@@ -106,12 +108,17 @@ class Outcome:
             "error_type": self.error_type,
             "trace": self.trace,
             **self.origin(),
+            **self.gpu_memory(),
         }
 
     def origin(self) -> dict[str, Any]:
         """What an event says of where the attempt ran, and from what it went on, unless it began anew."""
         place = {"host": self.host, "process_id": self.process_id}
         return {**place, "resumed": dict(self.resumed)} if self.resumed else place
+
+    def gpu_memory(self) -> dict[str, int]:
+        """What an event says of the GPU's memory, where the attempt used one."""
+        return {"peak_gpu_bytes": self.peak_gpu_bytes, "gpu_bytes": self.gpu_bytes} if self.peak_gpu_bytes else {}
 
     def to_json(self) -> str:
         """As text, for another process."""

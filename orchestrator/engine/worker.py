@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.engine.checkpoints import NodeCheckpoints
+from orchestrator.engine.gpu_memory import NO_GPU, begin_gpu_measurement, measured_gpu_peak
 from orchestrator.engine.provenance import environment_versions
 from orchestrator.engine.retries import ending_of
 from orchestrator.engine.signals import StopNow
@@ -113,6 +114,7 @@ class Worker:
             with self._folder.fresh() as (output, scratch):
                 started = time.monotonic()
                 try:
+                    begin_gpu_measurement()
                     with self.ledger.log_file(work.run, work.folder, work.attempt) as log, self.capture(log):
                         checkpoints.bring()
                         metrics, measurements = _checked(
@@ -305,6 +307,7 @@ def _checked(result: StageResult) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _outcome(ending: Ending, record: Record) -> Outcome:
+    gpu = measured_gpu_peak() if ending is Ending.DONE else NO_GPU
     return Outcome(
         ending=ending,
         metrics={**record.metrics, **record.measurements},
@@ -313,11 +316,14 @@ def _outcome(ending: Ending, record: Record) -> Outcome:
         size_bytes=record.size_bytes,
         host=_host(),
         process_id=os.getpid(),
+        peak_gpu_bytes=gpu.peak_bytes,
+        gpu_bytes=gpu.gpu_bytes,
     )
 
 
 def _failure(ending: Ending, error: BaseException, *, resumed: Mapping[str, Any] | None = None) -> Outcome:
     message = str(error) or type(error).__name__
+    gpu = measured_gpu_peak()
     return Outcome(
         ending=ending,
         error=message,
@@ -327,6 +333,8 @@ def _failure(ending: Ending, error: BaseException, *, resumed: Mapping[str, Any]
         host=_host(),
         process_id=os.getpid(),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_gpu_bytes=gpu.peak_bytes,
+        gpu_bytes=gpu.gpu_bytes,
     )
 
 

@@ -19,7 +19,7 @@ from orchestrator.engine.work import Ending
 from orchestrator.workflow.plan import Plan
 
 Action = tuple[float, str, str]  # when, add or abandon, and which group
-MAX_TURNS = 5000
+MAX_TURNS = 60_000
 
 
 @dataclass(frozen=True)

@@ -156,8 +156,8 @@ def test_a_failed_trial_fails_neither_the_run_nor_the_others(plan, trial) -> Non
     state, scheduler = run(plan(BASE), machine, (0.0, adding(trial("t1"), "t1")), (9.0, adding(trial("t2"), "t2")))
     assert state is State.DONE
     assert (scheduler.group_state("t1"), scheduler.group_state("t2")) == (GroupState.FAILED, GroupState.DONE)
-    assert scheduler.error_of("search/t1/train") == "scripted"
-    assert scheduler.error_of("search/t1/export") == "needs search/t1/train, which failed: scripted"
+    assert scheduler.error_of("search/t1/train") == "simulated"
+    assert scheduler.error_of("search/t1/export") == "needs search/t1/train, which failed: simulated"
 
 
 def test_a_failed_node_of_no_trial_still_stops_the_run(plan, trial) -> None:
@@ -178,7 +178,7 @@ def test_what_trials_share_fails_all_of_them_with_the_reason(plan, trial) -> Non
     assert state is State.DONE
     for name in ("t2", "t3"):
         assert states(scheduler, name) == {"train": "blocked", "export": "blocked"}
-        assert scheduler.error_of(f"search/{name}/export") == "needs search/t1/train, which failed: scripted"
+        assert scheduler.error_of(f"search/{name}/export") == "needs search/t1/train, which failed: simulated"
     assert [e.label for e in machine.executions] == ["base", "search/t1/train"]
 
 

@@ -15,6 +15,7 @@ from orchestrator.engine import attached
 from orchestrator.engine.admission import MAX_STRANDED_S, Admission
 from orchestrator.engine.code_package import code_package
 from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.executors.simulated import Outage
 from orchestrator.engine.hosts import refuse_private_store
 from orchestrator.engine.work import Ending
 from orchestrator.errors import ClusterError
@@ -54,24 +55,9 @@ def test_fractions_of_a_gpu_share_one_machine() -> None:
     assert admission.admit(0.0) == ["v", "w", "x", "y"]
 
 
-class Changing(VirtualMachine):
-    """Its machines are others from certain seconds on."""
-
-    def __init__(self, script: Any, changes: dict[float, tuple[MachineShape, ...]]) -> None:
-        super().__init__(script, shapes=changes[0.0])
-        self.changes = changes
-
-    def machines(self) -> tuple[MachineShape, ...]:
-        self.shapes = self.changes[max(at_s for at_s in self.changes if at_s <= self.now_s)]
-        return self.shapes
-
-    def _check_capacity(self) -> None:
-        """What runs on a machine that has gone is still told to be running for a moment."""
-
-
 def test_a_machine_that_joins_is_used_at_once(plan_text) -> None:
-    one, two = (shape("a", cpus=1),), (shape("a", cpus=1), shape("b", cpus=3))
-    machine = Changing({f"n{i}": [Attempt(10.0)] for i in range(4)}, {0.0: one, 5.0: two})
+    shapes = (shape("a", cpus=1), shape("b", cpus=3))
+    machine = VirtualMachine({f"n{i}": [Attempt(10.0)] for i in range(4)}, shapes=shapes, outages=[Outage(0.0, "b", 5.0)])
     nodes = "".join(f"  n{i}: {{stage: probe.echo, params: {{value: {i}}}}}\n" for i in range(4))
     state, _ = drive(plan_text(HEAD + nodes), machine)
     assert state.value == "done"
@@ -79,24 +65,51 @@ def test_a_machine_that_joins_is_used_at_once(plan_text) -> None:
     assert [event["machines"] for event in machine.events if event["type"] == "machines_changed"] == [2]
 
 
-def test_a_node_whose_only_machine_was_lost_waits_for_another(plan_text) -> None:
+WITH_GPU = (shape("a", cpus=1), shape("g", cpus=1, gpus=1))
+
+
+@pytest.mark.parametrize("is_preempted", [False, True])
+def test_a_node_whose_only_machine_was_lost_waits_for_another(plan_text, is_preempted: bool) -> None:  # noqa: FBT001 - parametrized
     """A preempted machine is back in a minute or two; its node must not fail meanwhile."""
-    with_gpu, without = (shape("a", cpus=1), shape("g", cpus=1, gpus=1)), (shape("a", cpus=1),)
-    script = {"n": [Attempt(5.0, Ending.LOST), Attempt(1.0)]}
-    machine = Changing(script, {0.0: with_gpu, 4.0: without, 120.0: with_gpu})
+    machine = VirtualMachine({"n": [Attempt(5.0)]}, shapes=WITH_GPU, outages=[Outage(4.0, "g", 120.0, is_preempted)])
     state, _ = drive(plan_text(HEAD + "  n: {stage: probe.echo, resources: {gpus: 1}}\n"), machine)
     assert state.value == "done"
-    assert machine.runs_of("n")[-1].began_s >= 120
+    first, second = machine.runs_of("n")
+    assert first.ending is (Ending.PREEMPTED if is_preempted else Ending.LOST_NODE)
+    assert second.began_s >= 120
 
 
 def test_a_node_whose_machines_never_come_back_fails_and_says_why(plan_text) -> None:
-    with_gpu, without = (shape("a", cpus=1), shape("g", cpus=1, gpus=1)), (shape("a", cpus=1),)
-    machine = Changing({"n": [Attempt(5.0, Ending.LOST)]}, {0.0: with_gpu, 4.0: without})
+    machine = VirtualMachine({"n": [Attempt(5.0)]}, shapes=WITH_GPU, outages=[Outage(4.0, "g")])
     text = HEAD + "  n: {stage: probe.echo, resources: {gpus: 1}}\n  m: {stage: probe.echo, inputs: {inputs: n}}\n"
     state, scheduler = drive(plan_text(text), machine)
     assert state.value == "failed"
     assert "asks for 1 CPU, 1 GPU, and there is 1 CPU" in scheduler.error_of("n")
     assert MAX_STRANDED_S < machine.now_s < 2 * MAX_STRANDED_S
+
+
+def test_halves_of_two_gpus_are_no_whole_one() -> None:
+    """The sum of what is free would say so; the node would wait on the machine with its timeout running."""
+    admission = Admission([shape("a", cpus=8, gpus=2)], max_at_once=None)
+    for label in ("x", "y"):
+        admission.add(label, Resources(gpus=0.6))
+    assert admission.admit(0.0) == ["x", "y"]
+    admission.add("whole", Resources(gpus=0.8))
+    admission.add("small", Resources(gpus=0.4))
+    assert admission.admit(1.0) == ["small"]
+    admission.release("y")
+    assert admission.admit(2.0) == ["whole"]
+
+
+def test_a_run_holds_no_more_gpus_than_it_may() -> None:
+    admission = Admission([shape("a", cpus=8, gpus=4)], max_at_once=None, max_gpus=2)
+    for label in "xyz":
+        admission.add(label, Resources(gpus=1))
+    assert admission.admit(0.0) == ["x", "y"]
+    assert admission.room_for([Resources(gpus=1)]) == 2
+    assert "may use 2 (--max-gpus)" in admission.reason_infeasible(Resources(gpus=3))
+    admission.release("x")
+    assert admission.admit(1.0) == ["z"]
 
 
 def test_what_an_autoscaler_may_start_counts_for_what_is_asked_but_not_as_there() -> None:

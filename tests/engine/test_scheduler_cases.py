@@ -10,8 +10,9 @@ from virtual import Attempt, VirtualMachine, drive
 
 from orchestrator.engine.executors.base import MachineShape
 from orchestrator.engine.retries import MAX_BACKOFF_S
-from orchestrator.engine.scheduler import MAX_BUSY_WAIT_S, RunOptions
+from orchestrator.engine.scheduler import RunOptions
 from orchestrator.engine.units import State
+from orchestrator.engine.waiting import MAX_BUSY_WAIT_S
 from orchestrator.engine.work import Ending
 from orchestrator.errors import PlanError
 from orchestrator.workflow.plan import Plan
@@ -64,7 +65,7 @@ def test_retries_end_and_the_last_error_is_told(plan) -> None:
     assert (state, states(scheduler)) == (State.FAILED, {"a": "failed"})
     assert machine.kinds_of("a") == ["node_started", "attempt_failed"] * 3 + ["node_failed"]
     assert [event["will_retry"] for event in machine.events if event["type"] == "attempt_failed"] == [True, True, False]
-    assert machine.events[-1]["error"] == "scripted"
+    assert machine.events[-1]["error"] == "simulated"
 
 
 @pytest.mark.parametrize(

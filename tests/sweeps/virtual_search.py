@@ -43,8 +43,8 @@ class Trainers(VirtualMachine):
     def poll(self, timeout_s: float, *, meanwhile: Any) -> Any:
         assert self.num_turns < MOST_TURNS, "the search hangs"
         ended = super().poll(timeout_s, meanwhile=meanwhile)
-        for work, _, _, began_s in list(self._running.values()):
-            self._report(work, self.now_s - began_s)
+        for running in list(self._running.values()):
+            self._report(running.work, self.now_s - running.began_s)
         return ended
 
     def _attempt(self, work: Any) -> Attempt:
@@ -57,10 +57,10 @@ class Trainers(VirtualMachine):
         return Attempt(NUM_EPOCHS - self.saved.get(work.key, 0) + 0.01, metrics={"value": value})
 
     def _finish(self, label: str) -> Any:
-        work, _, _, began_s = self._running[label]
-        self._report(work, self.now_s - began_s)
+        work, elapsed_s = self._running[label].work, self.now_s - self._running[label].began_s
+        self._report(work, elapsed_s)
         if work.stage == "probe.sleep":
-            self.saved[work.key] = self._epoch(work, self.now_s - began_s)
+            self.saved[work.key] = self._epoch(work, elapsed_s)
         return super()._finish(label)
 
     def _epoch(self, work: Any, elapsed_s: float) -> int:

@@ -24,6 +24,7 @@ class MachineShape:
     cpus: float
     gpus: float = 0
     memory_bytes: int = 0
+    gpu_memory_bytes: int = 0  # of each GPU; 0: not known
     custom: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -12,12 +12,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.engine import attached, cluster
-from orchestrator.engine.admission import Amounts, request_amounts, shape_amounts
 from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.floor import Amounts, request_amounts, shape_amounts
+from orchestrator.engine.gpu_memory import local_gpu_memory_bytes
 from orchestrator.engine.hosts import refuse_private_store
 from orchestrator.engine.place import RayPlace
 from orchestrator.engine.work import Ending, Outcome, Work
@@ -161,6 +162,8 @@ class RayExecutor:
             raise
         except Exception as error:
             raise self._gone(error) from error
+        if not self._place.address and any(shape.gpus for shape in found):
+            found = tuple(replace(shape, gpu_memory_bytes=local_gpu_memory_bytes()) for shape in found)
         if found != self._machines:
             self._machines = found
 
