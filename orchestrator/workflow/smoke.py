@@ -22,6 +22,8 @@ from stages.data.source import DataSource
 
 NUM_TRIALS = 2
 MAX_COMBINATIONS = 200
+LARGE = 64
+"""Pixels from which images are so large that batches are cut to 8."""
 _SMALL = {
     "batch_size": 32, "calibration_samples": 32, "verify_samples": 8, "latency_seconds": 0.05, "batch_sizes": [1, 8],
     "min_agreement": 0.0,
@@ -74,13 +76,18 @@ def _of_sweep(sweep: CheckedSweep) -> list[str]:
 def _of_node(node: Node, spec: StageSpec, *, varied: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     fields = spec.settings.model_fields
     changes: dict[str, Any] = {}
+    small = dict(_SMALL)
     if "data" in node.params and "data" in fields:
         stand_in = _DATA.validate_python(node.params["data"]).stand_in()
         if stand_in is not None:
             changes["data"] = stand_in
-    for name in sorted(_SMALL.keys() & fields.keys() - varied.keys()):
-        if _is_larger(node.params.get(name, fields[name].get_default()), _SMALL[name]):
-            changes |= {name: _SMALL[name]}
+            if stand_in.get("height", 0) >= LARGE:
+                small["batch_size"] = 8
+    for name in sorted(small.keys() & fields.keys() - varied.keys()):
+        if _is_larger(node.params.get(name, fields[name].get_default()), small[name]):
+            changes |= {name: small[name]}
+    if "weights" in fields and node.params.get("weights") != "random":  # trained ones know other classes
+        changes |= {"weights": "random", "weights_file": None}
     if "epochs" in fields and "epochs" not in varied:
         asked = node.params.get("epochs", fields["epochs"].get_default())
         changes["epochs"] = _fewest_epochs(spec, {**node.params, **changes}, varied, asked)

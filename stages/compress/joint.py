@@ -292,7 +292,7 @@ def fix_masks(bundle: ModelBundle, scores: Mapping[str, ScoredCombinations], *, 
         masks[name] = layer.mask.clone()
         state[f"{place}.original"] = state[f"{place}.original"] * layer.mask
         del state[f"{place}.0.scores"], state[f"{place}.0.removed"]
-    fresh = ModelBundle(architecture=bundle.architecture, model=build_network(bundle.architecture, seed=0, pretrained=False))
+    fresh = ModelBundle(architecture=bundle.architecture, model=build_network(bundle.architecture, seed=0))
     fresh = apply_masks(fresh, masks, pattern=pattern)
     for spec in bundle.transforms:
         fresh = apply_transform(fresh, spec.name, spec.settings)

@@ -11,6 +11,9 @@ LOCATION: dict[str, Any] = {"operational": True}
 """Marks a setting that says where data are or how they are read: it stays out of keys, because the content is in them."""
 
 
+LARGE_PIXELS = 128
+
+
 class DataSource(BaseModel, ABC):
     """Base of the data sets: `loader` is "package.module:function", imported only where the data are read.
 
@@ -40,8 +43,14 @@ class DataSource(BaseModel, ABC):
 
 
 def few_images(source: DataSource, **shape: int) -> dict[str, Any]:
-    """Synthetic images, enough for a handful of steps with batches of 32, also where a fifth of them is held out."""
-    few: dict[str, Any] = {"name": "synthetic", **shape, "num_train": 160, "num_test": 32}
+    """Synthetic images, enough for a handful of steps with batches of 32, also where a fifth of them is held out.
+
+    Of large images there are fewer, of half the size: a step on 2 cores is then to take seconds for large networks, too.
+    """
+    is_large = min(shape.get("height", 0), shape.get("width", 0)) >= LARGE_PIXELS
+    if is_large:
+        shape |= {"height": shape["height"] // 2, "width": shape["width"] // 2}
+    few = {"name": "synthetic", **shape, "num_train": 40 if is_large else 160, "num_test": 16 if is_large else 32}
     return few if source.evaluate_on == "test" else {**few, "evaluate_on": source.evaluate_on}
 
 

@@ -183,7 +183,7 @@ def load_packed(path: Path) -> nn.Module:
         ValueError: the file is damaged, is no packed model, or does not fit the network that it names.
     """
     description = read_description(path)
-    model = build_network(Architecture.model_validate(description["architecture"]), seed=0, pretrained=False)
+    model = build_network(Architecture.model_validate(description["architecture"]), seed=0)
     specs = [TransformSpec.model_validate(entry) for entry in description["transforms"]]
     attach_transforms(model, specs)
     plain = fold_transforms(model, specs)

@@ -106,7 +106,7 @@ def _read(text: str) -> tuple[Architecture, tuple[TransformSpec, ...]]:
 @lru_cache(maxsize=2)
 def _network(architecture: str) -> nn.Module:
     """The plain network, not to be changed; initial weights of a large one take seconds."""
-    model = build_network(Architecture.model_validate_json(architecture), seed=0, pretrained=False)
+    model = build_network(Architecture.model_validate_json(architecture), seed=0)
     for parameter in model.parameters():
         nn.init.constant_(parameter, WEIGHT)
     return model

@@ -1,12 +1,15 @@
-"""Architectures by name: three micro models of our own, the small ResNet of CIFAR, and every classification model of timm.
+"""Architectures by name: micro models of our own, the small ResNet of CIFAR, those of other packages, and all of timm's.
 
-Knows how to build a network from an `Architecture`; knows no files and no transforms.
+Knows how to build a network from an `Architecture`; knows no files and no transforms. Other packages add architectures through
+the entry-point group `orchestrator.models` (name = the model's, value = "package.module:function"); the function is called as
+those in `OWN` are: (input_spec, num_classes, arguments) -> network.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -23,7 +26,7 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    builder: Literal["timm", "own"]
+    builder: Literal["timm", "own", "plugin"]
     name: str
     arguments: Mapping[str, Any] = Field(default_factory=dict)
     input_spec: InputSpec
@@ -197,7 +200,9 @@ def _resnet20(spec: InputSpec, num_classes: int, arguments: Mapping[str, Any]) -
     return CIFARResNet(channels=spec.channels, num_classes=num_classes, widths=widths, num_blocks=3)
 
 
-OWN: Mapping[str, Callable[[InputSpec, int, Mapping[str, Any]], nn.Module]] = {
+Builder = Callable[[InputSpec, int, Mapping[str, Any]], nn.Module]
+
+OWN: Mapping[str, Builder] = {
     "cnn_micro": _cnn_micro,
     "resnet20": _resnet20,
     "vit_micro": _vit_micro,
@@ -205,75 +210,120 @@ OWN: Mapping[str, Callable[[InputSpec, int, Mapping[str, Any]], nn.Module]] = {
 }
 """The networks that timm does not have, by name."""
 
+ENTRY_POINT_GROUP = "orchestrator.models"
+
 
 def find_architecture(
     name: str, arguments: Mapping[str, Any], *, input_spec: InputSpec, class_names: tuple[str, ...]
 ) -> Architecture:
-    """The architecture called `name` for these images and classes.
+    """The architecture called `name` for these images and classes; hf-hub:OWNER/NAME is looked up and becomes timm's name.
 
     Raises:
-        ValueError: neither we nor timm have it; the message has the nearest names.
+        ValueError: nobody has it; the message has the nearest names.
+        RuntimeError: the hub cannot be asked.
     """
+    builder: Literal["timm", "own", "plugin"]
     if name in OWN:
-        builder: Literal["timm", "own"] = "own"
+        builder = "own"
+    elif name in _plugins():
+        builder = "plugin"
+    elif name.startswith("hf-hub:"):
+        builder = "timm"
+        name, arguments = _described_on_hub(name, arguments)
     else:
         import timm
 
         builder = "timm"
         if not timm.is_model(name.partition(".")[0]):
-            names = [*OWN, *timm.list_models()]
+            own = [*OWN, *_plugins()]
+            names = [*own, *timm.list_models()]
             near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise ValueError(
-                f"unknown model {name!r}.{hint} Known: {', '.join(OWN)} and the {len(names) - len(OWN)} models of timm"
+                f"unknown model {name!r}.{hint} Known: {', '.join(own)} and the {len(names) - len(own)} models of timm"
             )
+        plain, _, tag = name.partition(".")
+        tags = [known.partition(".")[2] for known in timm.list_models(f"{plain}.*", pretrained=True)]
+        if tag and tag not in tags:
+            raise ValueError(f"timm has no weights {tag!r} for {plain}; it has {', '.join(tags) or 'none'}")
     return Architecture(builder=builder, name=name, arguments=dict(arguments), input_spec=input_spec, class_names=class_names)
 
 
-def build_network(architecture: Architecture, *, seed: int, pretrained: bool = True) -> nn.Module:
+def build_network(architecture: Architecture, *, seed: int) -> nn.Module:
     """The network with initial weights that follow from `seed`; torch's own random state is left as it was.
 
-    Args:
-        architecture: what to build.
-        seed: of the initial weights.
-        pretrained: False leaves out the download that `pretrained: true` among the arguments asks for.
+    Raises:
+        ValueError: an argument is unknown or does not fit, or the package that has the architecture is not installed.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        spec, num_classes = architecture.input_spec, len(architecture.class_names)
+        if architecture.builder == "timm":
+            return create_timm(architecture, num_classes=num_classes)
+        known = OWN if architecture.builder == "own" else _plugins()
+        if architecture.name not in known:
+            raise ValueError(
+                f"unknown {architecture.builder} model {architecture.name!r}; known: {', '.join(known) or 'none'}"
+                + (f". Install the package that adds it (entry points {ENTRY_POINT_GROUP})" if known is not OWN else "")
+            )
+        build = OWN[architecture.name] if architecture.builder == "own" else _plugins()[architecture.name].load()
+        model = build(spec, num_classes, architecture.arguments)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"{architecture.name}: its function gave a {type(model).__name__}; expected a torch.nn.Module")  # noqa: TRY004
+        return model
+
+
+def create_timm(architecture: Architecture, *, num_classes: int, name: str = "", **loading: Any) -> nn.Module:
+    """The network of timm for the architecture's images; `name` in place of its own, `loading` for `timm.create_model`.
 
     Raises:
         ValueError: an argument is unknown or does not fit.
         RuntimeError: pretrained weights are asked for and cannot be had.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        spec, num_classes = architecture.input_spec, len(architecture.class_names)
-        if architecture.builder == "own":
-            if architecture.name not in OWN:
-                raise ValueError(f"unknown own model {architecture.name!r}; known: {', '.join(OWN)}")
-            return OWN[architecture.name](spec, num_classes, architecture.arguments)
-        return _build_timm(architecture, pretrained=pretrained)
-
-
-def _build_timm(architecture: Architecture, *, pretrained: bool) -> nn.Module:
     import timm
 
     spec = architecture.input_spec
-    arguments = {"in_chans": spec.channels, "num_classes": len(architecture.class_names), **architecture.arguments}
-    wanted = bool(arguments.pop("pretrained", False)) and pretrained
+    arguments = {"in_chans": spec.channels, "num_classes": num_classes, **architecture.arguments}
     defaults = timm.get_pretrained_cfg(architecture.name)
     if defaults is not None and defaults.fixed_input_size:
         # Position embeddings have the size of the image; networks that take any size refuse this argument.
         arguments.setdefault("img_size", (spec.height, spec.width))
     try:
-        model: nn.Module = timm.create_model(architecture.name, pretrained=wanted, **arguments)
+        model: nn.Module = timm.create_model(name or architecture.name, **loading, **arguments)
     except TypeError as error:
         raise ValueError(f"{architecture.name}: timm does not take the arguments {sorted(arguments)}: {error}") from error
-    except (OSError, RuntimeError) as error:
-        if not wanted:
+    except OSError as error:
+        if not loading.get("pretrained"):
             raise
-        raise RuntimeError(
-            f"{architecture.name}: the pretrained weights cannot be had ({type(error).__name__}: {error}). They come from the "
-            "Hugging Face hub: check the network, or fill HF_HOME on a machine that has one, or drop `pretrained: true`"
-        ) from error
+        raise _out_of_reach(name, error) from error
     return model
+
+
+def _described_on_hub(name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of the timm model that a repository of the hub describes."""
+    from timm.models import load_model_config_from_hf
+
+    try:
+        described, model, own = load_model_config_from_hf(name.removeprefix("hf-hub:"))
+    except (OSError, ValueError, KeyError) as error:
+        raise _out_of_reach(name, error) from error
+    tag = described.get("tag")
+    return (f"{model}.{tag}" if tag and "." not in model else model), {**(own or {}), **arguments}
+
+
+def _out_of_reach(name: str, error: Exception) -> RuntimeError:
+    return RuntimeError(
+        f"{name}: its pretrained weights cannot be had ({type(error).__name__}: {str(error).splitlines()[0]}). They come from "
+        "the Hugging Face hub: check the network, or fill HF_HOME on a machine that has one, or set weights: file"
+    )
+
+
+@cache
+def _plugins() -> Mapping[str, Any]:
+    """Entry points of other packages' architectures by name; none of them is loaded yet."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _with_defaults(model: str, known: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is known of a classifier before it is trained. Only the shape of the data's images and its classes are looked at."""
+"""What is known of a classifier before it is made. Only the shape of the data's images and its classes are looked at."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from stages.contract import Forecast
 from stages.data.base import load_dataset
-from stages.models.skeleton import forecast_architecture
+from stages.models.skeleton import build_input, forecast_architecture
 from stages.models.zoo import find_architecture
-from stages.pretrain.settings import ClassifierSettings
+from stages.pretrain.settings import ClassifierSettings, LoadSettings, TransferSettings
 
 
-def classifier(settings: ClassifierSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+def classifier(settings: ClassifierSettings | LoadSettings, inputs: Mapping[str, Forecast]) -> Forecast:
     """Counts of the network that the settings name; nothing where another node makes the data, which tell the classes."""
     if "data" in inputs:
         return Forecast()
@@ -20,3 +20,18 @@ def classifier(settings: ClassifierSettings, inputs: Mapping[str, Forecast]) -> 
         settings.model, settings.model_args, input_spec=data.input_spec, class_names=data.class_names
     )
     return forecast_architecture(architecture)
+
+
+loaded = classifier
+"""Trained weights change no shape."""
+
+
+def transferred(settings: TransferSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+    """Counts of the input's network for the images and classes of these data."""
+    if "data" in inputs:
+        return Forecast()
+    data = load_dataset(settings.data)
+    architecture = build_input(inputs).architecture
+    return forecast_architecture(
+        architecture.model_copy(update={"input_spec": data.input_spec, "class_names": data.class_names})
+    )

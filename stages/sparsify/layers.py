@@ -72,19 +72,19 @@ def select_layers(
 
     Raises:
         ValueError: a pattern in `dense_layers` matches no layer, a layer's inputs are not a multiple of M, a layer computes
-            with its weight otherwise than a plain one, attention holds weights that are no layer, or nothing is left to make
-            sparse.
+            with its weight otherwise than a plain one, attention or a recurrent layer holds weights that are no layer, or
+            nothing is left to make sparse.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-    fused = [name for name, layer in model.named_modules() if isinstance(layer, nn.MultiheadAttention)]
+    fused = [name for name, layer in model.named_modules() if isinstance(layer, nn.MultiheadAttention | nn.RNNBase)]
     for text in dense_layers:
         if not any(fnmatchcase(name, text) for name in (*layers, *fused)):
             raise ValueError(f"dense_layers: {text!r} matches no layer; layers: {', '.join(layers)}")
     for name in fused:
         if not any(fnmatchcase(name, text) for text in dense_layers):
             raise ValueError(
-                f"{name} is a MultiheadAttention, whose weight of queries, keys and values is no layer of its own "
-                "and would stay dense; name it in dense_layers to leave it so"
+                f"{name} is a {type(model.get_submodule(name)).__name__}, whose weights are no layers of their own and would "
+                "stay dense; name it in dense_layers to leave it so"
             )
     always_dense = {*list(layers)[:1], *_classifier(model, layers)}
     chosen = [name for name in layers if name not in always_dense and not any(fnmatchcase(name, text) for text in dense_layers)]

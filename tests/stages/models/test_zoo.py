@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from stages.models.weights import load_named
 from stages.models.zoo import ResidualBlock, build_network, find_architecture
 from stages.ops.counting import count_compute
 from stages.ops.input_spec import InputSpec
@@ -17,10 +18,13 @@ def spec(channels=1, height=8, width=8):
     return InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
 
 
-def build(name, arguments=None, *, input_spec=None, num_classes=10):
+def architecture(name, arguments=None, *, input_spec=None, num_classes=10):
     class_names = tuple(str(index) for index in range(num_classes))
-    architecture = find_architecture(name, arguments or {}, input_spec=input_spec or spec(), class_names=class_names)
-    return build_network(architecture, seed=0)
+    return find_architecture(name, arguments or {}, input_spec=input_spec or spec(), class_names=class_names)
+
+
+def build(name, arguments=None, **data):
+    return build_network(architecture(name, arguments, **data), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +97,8 @@ def test_pretrained_weights_without_a_network_say_what_to_do(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
-    with pytest.raises(RuntimeError, match=r"resnet18: the pretrained weights cannot be had \(OSError.*HF_HOME"):
-        build("resnet18", {"pretrained": True})
+    with pytest.raises(RuntimeError, match=r"resnet18.a1_in1k: its pretrained weights cannot be had \(OSError.*HF_HOME"):
+        load_named(architecture("resnet18.a1_in1k", num_classes=1000), source="resnet18.a1_in1k", head="keep", seed=0)
 
 
 def test_timm_imports_beside_a_cpu_build_of_torch():

@@ -1,0 +1,159 @@
+"""Weights from elsewhere: timm's by name, a hub's, or a file of tensors, put into a network and given another head.
+
+Nothing that could run code is read: safetensors, or a torch file opened with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from stages.models.bundle import load_state
+from stages.models.zoo import Architecture, build_network, create_timm
+from stages.ops.tensor_file import read_tensors
+
+Head = Literal["keep", "new"]
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Names under which training scripts keep the weights in a file; averaged ones first, as timm does."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, without the wrapping that training scripts put around them.
+
+    Raises:
+        ValueError: the file is of another kind, damaged, holds objects that are no tensors, or no weights at all.
+    """
+    if path.suffix == ".safetensors":
+        return _unwrapped(read_tensors(path), path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} is no file of weights by its name; expected one of {', '.join(SUFFIXES)}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, and reading that could run code of whoever wrote it, so it is refused "
+            f"({str(error).splitlines()[0]}). Load it where you trust it and save its state_dict() alone, best as safetensors"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as a file of weights: {error}") from error
+    return _unwrapped(content, path)
+
+
+def load_named(architecture: Architecture, *, source: str, head: Head, seed: int) -> nn.Module:
+    """The network with the pretrained weights that timm or a hub has under `source` (a name with a tag, or hf-hub:OWNER/NAME).
+
+    Raises:
+        ValueError: there are none of this name, they do not fit, or know another number of classes and `head` is "keep".
+        RuntimeError: they cannot be had from here.
+    """
+    import timm
+
+    if architecture.builder != "timm":
+        raise ValueError(f"{architecture.name} is no model of timm, so there are no weights by its name; set weights: file")
+    if ":" not in source:
+        described = timm.get_pretrained_cfg(source)
+        if described is None or not described.has_weights:
+            raise ValueError(f"timm has no pretrained weights for {source}; set weights: file, or weights: random")
+    return _timm_with_weights(architecture, {}, source=source, head=head, seed=seed)
+
+
+def load_tensors(architecture: Architecture, state: Mapping[str, Tensor], *, head: Head, seed: int, where: str) -> nn.Module:
+    """The network with these weights; position embeddings of timm's transformers are resized to the images.
+
+    Raises:
+        ValueError: the weights are of another architecture, or know another number of classes and `head` is "keep".
+    """
+    if architecture.builder == "timm":
+        try:
+            overlay = _overlay(architecture, state)
+            return _timm_with_weights(architecture, overlay, source=architecture.name, head=head, seed=seed)
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"{where} does not fit {architecture.name}: {_short(error)}") from error
+    model = build_network(architecture, seed=seed)
+    kept = dict(state)
+    if head == "new":
+        own = model.state_dict()
+        kept |= {name: own[name] for name in head_tensors(model)}
+    load_state(model, kept, where=where)
+    return model
+
+
+def head_tensors(model: nn.Module) -> tuple[str, ...]:
+    """Names of the tensors of the last linear or convolution layer."""
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return tuple(f"{layers[-1]}.{name}" for name in model.get_submodule(layers[-1]).state_dict()) if layers else ()
+
+
+def _timm_with_weights(
+    architecture: Architecture, overlay: Mapping[str, Any], *, source: str, head: Head, seed: int
+) -> nn.Module:
+    """All else is the loading of timm: renamed tensors, position embeddings of another size, another number of channels."""
+    num_classes = len(architecture.class_names)
+    num_known = _num_known(source, overlay)
+    if num_known != num_classes and head == "keep":
+        raise ValueError(
+            f"the weights of {source} know {num_known} classes and the data have {num_classes}; set head: new for a new "
+            "classifier on the trained network"
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = create_timm(
+            architecture, name=source, pretrained=True, num_classes=num_known, pretrained_cfg_overlay=dict(overlay)
+        )
+        if head == "new":
+            cast("Any", model).reset_classifier(num_classes)  # every classifier of timm has it
+    return model
+
+
+def _num_known(source: str, overlay: Mapping[str, Any]) -> int:
+    import timm
+    from timm.models import load_model_config_from_hf
+
+    if "num_classes" in overlay:
+        return int(overlay["num_classes"])
+    if source.startswith("hf-hub:"):
+        return int(load_model_config_from_hf(source.removeprefix("hf-hub:"))[0]["num_classes"])
+    return int(cast("Any", timm.get_pretrained_cfg(source)).num_classes)
+
+
+def _overlay(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What tells timm that the weights are these, how many classes they know and how many channels they take."""
+    import timm
+
+    described = timm.get_pretrained_cfg(architecture.name)
+    overlay: dict[str, Any] = {"state_dict": dict(state)}
+    classifier = getattr(described, "classifier", None)
+    first = classifier[0] if isinstance(classifier, tuple | list) else classifier
+    head = state.get(f"{first}.weight")
+    overlay["num_classes"] = len(head) if head is not None else getattr(described, "num_classes", 1000)
+    stem = getattr(described, "first_conv", None)
+    weight = state.get(f"{stem[0] if isinstance(stem, tuple | list) else stem}.weight")
+    if weight is not None and weight.ndim == 4:
+        height, width = architecture.input_spec.height, architecture.input_spec.width
+        overlay["input_size"] = (weight.shape[1], height, width)
+    return overlay
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        for name in _WRAPPERS:
+            if isinstance(content.get(name), Mapping):
+                content = content[name]
+                break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise ValueError(
+            f"{path} holds no weights by name; expected tensors at the top, or below one of {', '.join(_WRAPPERS)}"
+        )
+    # Wrappers for parallel training and compilation put their own names before those of the network.
+    return {str(name).removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
+
+
+def _short(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:600]
