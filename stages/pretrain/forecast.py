@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from stages.contract import Forecast
 from stages.data.base import load_dataset
 from stages.models.skeleton import build_input, forecast_architecture
 from stages.models.zoo import find_architecture
-from stages.pretrain.settings import ClassifierSettings, LoadSettings, TransferSettings
+from stages.pretrain.settings import KNOWN_METRICS, ClassifierSettings, LoadSettings, TransferSettings
 
 
 def classifier(settings: ClassifierSettings | LoadSettings, inputs: Mapping[str, Forecast]) -> Forecast:
@@ -22,8 +23,9 @@ def classifier(settings: ClassifierSettings | LoadSettings, inputs: Mapping[str,
     return forecast_architecture(architecture)
 
 
-loaded = classifier
-"""Trained weights change no shape."""
+def loaded(settings: LoadSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+    """As for a network to be trained; but initial biases and scales are zeros, so how many there will be is not said."""
+    return _without_zeros(classifier(settings, inputs))
 
 
 def transferred(settings: TransferSettings, inputs: Mapping[str, Forecast]) -> Forecast:
@@ -32,6 +34,10 @@ def transferred(settings: TransferSettings, inputs: Mapping[str, Forecast]) -> F
         return Forecast()
     data = load_dataset(settings.data)
     architecture = build_input(inputs).architecture
-    return forecast_architecture(
-        architecture.model_copy(update={"input_spec": data.input_spec, "class_names": data.class_names})
+    return _without_zeros(
+        forecast_architecture(architecture.model_copy(update={"input_spec": data.input_spec, "class_names": data.class_names}))
     )
+
+
+def _without_zeros(found: Forecast) -> Forecast:
+    return replace(found, metrics={name: value for name, value in found.metrics.items() if name in KNOWN_METRICS})

@@ -28,6 +28,9 @@ class ClassifierSettings(TrainingSettings):
     )
 
 
+KNOWN_METRICS = tuple(name for name in SHAPE_METRICS if name not in ("num_nonzero_parameters", "sparsity"))
+"""What is known of a model that is not trained: its weights may hold zeros."""
+
 Head = Annotated[
     Literal["keep", "new"],
     Field(
@@ -112,7 +115,7 @@ STAGES: tuple[StageSpec, ...] = (
         source="none: carries no method; position embeddings are resized and input channels joined by timm",
         example={"model": "cnn_micro", "weights": "random", "data": "digits"},
         forecast="stages.pretrain.forecast:loaded",
-        forecast_metrics=SHAPE_METRICS,
+        forecast_metrics=KNOWN_METRICS,
     ),
     StageSpec(
         name="pretrain.transfer",
@@ -126,6 +129,6 @@ STAGES: tuple[StageSpec, ...] = (
         source="none: carries no method; position embeddings are resized by timm",
         example={"data": "digits", "head": "new"},
         forecast="stages.pretrain.forecast:transferred",
-        forecast_metrics=SHAPE_METRICS,
+        forecast_metrics=KNOWN_METRICS,
     ),
 )
