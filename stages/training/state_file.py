@@ -43,7 +43,7 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
         )
 
     encoded = encode(state, "")
-    (folder / "state.json").write_text(json.dumps(encoded, sort_keys=True), encoding="utf-8")
+    (folder / "state.json").write_text(json.dumps(encoded), encoding="utf-8")  # in its order: history.json keeps it
     write_tensors(folder / "tensors.safetensors", tensors)
 
 

@@ -30,7 +30,7 @@ def test_a_run_killed_twice_ends_with_the_bits_of_an_undisturbed_one(tmp_path):
         first, second = (json.loads((Path(folder) / "history.json").read_text()) for folder in (undisturbed, killed))
         assert first["resumed"] is None
         assert second["resumed"] == kills[-1] // 3 * 3
-        assert first["history"] == second["history"]
+        assert json.dumps(first["history"]) == json.dumps(second["history"]), "the file that a node keeps is part of its digest"
         weights = [(Path(folder) / "final.safetensors").read_bytes() for folder in (undisturbed, killed)]
         assert weights[0] == weights[1]
         states = {path.name for path in (Path(killed) / "checkpoints").rglob("*") if path.is_file()}
