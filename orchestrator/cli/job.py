@@ -24,6 +24,7 @@ def main() -> int:
     options = parser.parse_args()
     why = unfit(sys.version_info[:2])
     if why:
+        print(f"error: {why}\n   next: an image that has it (cluster/Dockerfile), or --python PATH", file=sys.stderr)  # noqa: T201
         return EXIT_UNFIT
 
     from orchestrator import api

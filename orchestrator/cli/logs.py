@@ -49,7 +49,7 @@ def logs(
         )
     starts = _starts(shell, status, nodes, since) if since is not None else {}
     if follows:
-        return _follow(shell, status, nodes, attempt=attempt, tail=tail, starts=starts)
+        return _follow(shell, status, node, attempt=attempt, tail=tail, starts=starts)
     found = list(_logs(shell, status, nodes, attempt, starts))
     if shell.as_json:
         shell.document({
@@ -111,13 +111,17 @@ def _nothing(nodes: Sequence[NodeStatus], found: Sequence[object]) -> str:
 def _follow(
     shell: Shell,
     status: RunStatus,
-    nodes: Sequence[NodeStatus],
+    node_name: str | None,
     *,
     attempt: int | None,
     tail: int | None,
     starts: Starts,
 ) -> int:
-    """Print what is added to any of the logs until the run ends, naming the node whenever it changes."""
+    """Print what is added to any of the logs until the run ends, naming the node whenever it changes.
+
+    The nodes are looked up at every turn: a search adds some while the run goes on.
+    """
+    from orchestrator.cli.naming import nodes_of_run
     from orchestrator.report.run_status import FINAL_STATES, read_run_status
 
     shell.stay()
@@ -125,10 +129,12 @@ def _follow(
     offsets = {place: start for place, start in starts.items() if start}
     seen: set[tuple[str, int]] = set()
     shown: tuple[str, int] | None = None
-    is_last_look = False
     while not shell.reader_is_gone:
         is_last_look = status.state in FINAL_STATES
+        nodes = nodes_of_run(status, node_name) if node_name is not None else list(status.nodes.values())
         for node in nodes:
+            if not node.attempt:
+                continue
             for number in ledger.log_attempts(status.id, node.folder):
                 place = (node.label, number)
                 if attempt not in (None, number) or starts.get(place, 0) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -77,7 +78,12 @@ def choose_place(
     if dashboard and (executor == "inline" or address):
         why = "a cluster has its own" if address else "--executor inline runs without Ray"
         raise UsageError(f"--dashboard is of the Ray that is started here, and {why}", next_step="leave one of the two out")
-    is_job = address.startswith(("http://", "https://"))
+    is_job = address.lower().startswith(("http://", "https://"))
+    if address and not is_job and not re.fullmatch(r"auto|ray://.*|.+:[0-9]+", address):
+        raise UsageError(
+            f'--address "{address}" is no address; expected http://HEAD:8265 for a job, auto or HOST:6379 to attach',
+            next_step="--address http://HEAD:8265",
+        )
     if address.startswith("ray://"):
         raise UsageError(
             f"--address {address}: Ray Client is not used; a run must survive the terminal it came from",

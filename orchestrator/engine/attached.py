@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -14,8 +15,10 @@ from typing import Any
 from orchestrator.engine.cluster import NAMESPACE
 from orchestrator.engine.code_package import code_package
 from orchestrator.engine.executors.base import MachineShape
-from orchestrator.engine.ray_token import HOW, choose_mode
+from orchestrator.engine.ray_token import HOW, choose_mode, find_token
 from orchestrator.errors import ClusterError
+
+CONNECT_S = 10.0
 
 MAX_EXPECTED = 64
 """So many machines of one kind are counted with where an autoscaler may start any number."""
@@ -31,6 +34,7 @@ def attach(address: str, *, metadata: Mapping[str, str], ships_code: bool) -> An
     try:
         import ray
 
+        _refuse_deaf(ray, address)
         with tempfile.TemporaryDirectory(prefix="orchestrator-") as folder:
             ray.init(
                 address=address,
@@ -95,6 +99,26 @@ def _expected(ray: Any, num_alive: int) -> tuple[MachineShape, ...]:
         offers = dict(group.resources)
         shapes += [replace(_shape(f"{group.name}-{number}", offers), is_expected=True) for number in range(count)]
     return tuple(shapes)
+
+
+def _refuse_deaf(ray: Any, address: str) -> None:
+    """Raises ConnectionError where nothing listens, or our token is not heard: Ray tries for up to a quarter of an hour."""
+    with suppress(Exception):  # not a part of Ray's public interface: where "auto" leads
+        address = ray._private.services.canonicalize_bootstrap_address(address) or address  # noqa: SLF001
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        except OSError as error:
+            raise ConnectionError(f"nothing answers at {address}: {error.strerror or error}") from error
+        try:
+            ray._raylet.GcsClient(address=address)  # noqa: SLF001
+        except ray.exceptions.AuthenticationError as error:
+            has_token = find_token() and os.environ.get("RAY_AUTH_MODE") == "token"
+            why = "does not accept the token that is here" if has_token else "asks for a token, and none is used here"
+            raise ConnectionError(f"it {why}") from error
+        except Exception:  # noqa: BLE001 - Ray's own tries tell what else there is
+            return
 
 
 def _packed(folder: Path) -> str:

@@ -5,6 +5,7 @@ The token goes into a header of requests to this address alone; redirects do not
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import time
@@ -135,13 +136,19 @@ class Jobs:
 
     @cached_property
     def _nodes(self) -> list[dict[str, Any]]:
-        content = self._json("GET", "/nodes?view=summary", missing_is={})
-        nodes = content.get("data", {}).get("summary") or []
-        return [node for node in nodes if node.get("raylet", {}).get("state", "ALIVE") == "ALIVE"]
+        """The machines that live, as they describe themselves: a head that has just begun takes ten seconds to do so."""
+        until_s = time.monotonic() + AGENT_WAIT_S
+        while True:
+            content = self._json("GET", "/nodes?view=summary", missing_is={})
+            nodes = content.get("data", {}).get("summary") or []
+            alive = [node for node in nodes if node.get("raylet", {}).get("state", "ALIVE") == "ALIVE"]
+            if all("hostname" in node for node in alive if _is_head(node)) or time.monotonic() > until_s:
+                return alive
+            time.sleep(1.0)
 
     @property
     def _head(self) -> dict[str, Any]:
-        return next((node for node in self._nodes if node.get("raylet", {}).get("isHeadNode")), {})
+        return next((node for node in self._nodes if _is_head(node)), {})
 
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         missing = options.pop("missing_is", None)
@@ -179,7 +186,7 @@ class Jobs:
             if error.code == 404 and missing_is is not None:
                 return missing_is
             raise self._refused(error, path, has_token=bool(token)) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise ClusterError(
                 f"no answer from the cluster at {self.address}: {reason}",
@@ -195,3 +202,7 @@ class Jobs:
             f"{self.address}{path} answered {error.code}: {said[-1] if said else error.reason}",
             next_step="the log of the cluster's head says more",
         )
+
+
+def _is_head(node: Mapping[str, Any]) -> bool:
+    return bool(node.get("raylet", {}).get("isHeadNode"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,11 +153,23 @@ def test_no_answer_names_the_address_and_what_to_look_at(cli: Cli, stub: Cluster
     assert f"no answer from the cluster at {stub.url}" in answer.err
 
 
+def test_a_port_that_speaks_something_else_is_told_as_no_answer(cli: Cli) -> None:
+    """That of Ray's control store, say, which is next to the one of its jobs in what Ray prints."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=lambda: server.accept()[0].sendall(b"@@ no HTTP @@\r\n\r\n"))
+        thread.start()
+        answer = cli("submit", "chain.yaml", "--address", f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join(10)
+    assert answer.code == 7
+    assert "no answer from the cluster" in answer.err
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (("--address", "ray://head:10001"), "http://HEAD:8265"),
         (("--address", "http://me:secret@head:8265"), "must hold no user"),
+        (("--address", "head"), "expected http://HEAD:8265 for a job, auto or HOST:6379"),
         (("--detach",), "--detach goes with a job"),
         (("--address", "auto", "--detach"), "--detach goes with a job"),
         (("--address", "http://head:8265", "--executor", "inline"), "--executor inline runs in this process"),

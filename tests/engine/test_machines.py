@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from virtual import Attempt, VirtualMachine, drive
 
-from orchestrator.cli.job import unfit
+from orchestrator.cli.job import main, unfit
 from orchestrator.engine import attached
 from orchestrator.engine.admission import MAX_STRANDED_S, Admission
 from orchestrator.engine.code_package import code_package
@@ -140,9 +140,11 @@ def test_the_entrypoint_of_a_job_looks_at_its_interpreter_first(version: tuple[i
     assert bool(unfit(version)) == bool(said)
 
 
-def test_an_interpreter_without_our_packages_is_told_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interpreter_without_our_packages_is_told_by_their_names(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("orchestrator.cli.job.NEEDED", ("json", "no_such_package"))
-    assert "has not got no_such_package" in unfit((3, 11))
+    monkeypatch.setattr("sys.argv", ["job", "--store", "s3://bucket", "--run", "r"])
+    assert main() == 7
+    assert "has not got no_such_package" in capsys.readouterr().err, "it is the job's log that is read"
 
 
 def test_equal_code_makes_an_equal_package_of_our_two_packages_only() -> None:
