@@ -1,6 +1,7 @@
-"""Several Ray nodes on this machine, in a process of their own: its stdin says what happens to them.
+"""Several Ray nodes on this machine, in a process of their own: its argument is the head, its stdin says what happens.
 
-Token authentication is on. Prints one line of JSON for each line that it reads, and ends with its stdin.
+Token authentication is on. Prints one line of JSON for each line that it reads, and ends with its stdin. With RAY_REDIS_ADDRESS
+Ray's control store (GCS) keeps its state there, and a head that is killed may be begun again.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main() -> None:
     folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
     port = free_port()
     ports = {"dashboard_port": port, "dashboard_agent_listen_port": free_port()}  # others' clusters may be here, too
-    head = {"num_cpus": 1, "include_dashboard": True, **ports}
+    head = {"num_cpus": 1, "include_dashboard": True, **ports, **json.loads(sys.argv[1])}
     cluster = Cluster()
     nodes: dict[str, Any] = {}
     numbers = itertools.count()
@@ -54,29 +55,52 @@ def main() -> None:
                     raise
         raise SystemExit(f"{name} did not start")
 
-    def obey(action: str, name: str, options: dict[str, Any]) -> None:
+    def obey(action: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
         nonlocal cluster
-        if action == "add":
-            nodes[name] = begin(name, options)
-        elif action == "kill":  # as a machine that loses its power: all at once
-            raylet = psutil.Process(nodes[name].all_processes["raylet"][0].process.pid)
-            kill_below(raylet)
-            raylet.kill()
-        elif action == "restart":  # all machines have lost their power, and the head is back
-            kill_below(psutil.Process())
-            nodes.clear()
-            cluster = Cluster()
-            begin(name, {**head, **options})
+        match action:
+            case "add":
+                nodes[name] = begin(name, options)
+            case "kill":  # as a machine that loses its power: all at once
+                kill(nodes.pop(name))
+                return {}
+            case "restart":  # all machines have lost their power, and the head is back
+                kill_below(psutil.Process())
+                nodes.clear()
+                cluster = Cluster()
+                nodes[name] = begin(name, {**head, **options})
+            case "kill_control_store":
+                nodes["head"].kill_gcs_server()
+                return {}
+            case "start_control_store":
+                nodes["head"].start_gcs_server()
+                return {}
+            case "restart_head":  # the machine of the head alone has lost its power, and is back under its address
+                head["gcs_server_port"] = int(cluster.address.rpartition(":")[2])
+                kill(nodes.pop("head"))
+                cluster.head_node = None
+                nodes[name] = begin(name, {**head, **options})
+        return {"raylet": raylet_of(nodes[name]).pid}
 
     try:
-        begin("head", head)
-        tell({"address": cluster.address, "url": f"http://127.0.0.1:{port}"})
+        nodes["head"] = begin("head", head)
+        tell({"address": cluster.address, "url": f"http://127.0.0.1:{port}", "raylet": raylet_of(nodes["head"]).pid})
         for line in sys.stdin:
-            obey(**json.loads(line))
-            tell({})
+            tell(obey(**json.loads(line)))
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def raylet_of(node: Any) -> psutil.Process:
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def kill(node: Any) -> None:
+    """All of a machine's processes, those that Ray has begun for jobs and stages among them."""
+    kill_below(raylet_of(node))
+    for processes in node.all_processes.values():
+        for each in processes:
+            each.process.kill()
 
 
 def kill_below(process: psutil.Process) -> None:
