@@ -43,7 +43,8 @@ class StageSpec:
     `implementation` is "package.module:function"; the module is imported only where the stage runs. Raise `version` when
     the same settings must give another artifact (a changed default, a mended formula): old artifacts then stop being hits.
     `example` holds small settings with which the stage runs in seconds: documentation shows them, the contract suite runs them.
-    `example_inputs` holds, by port, settings of the stage that makes that input, where its own example will not do.
+    `example_inputs` holds, by port, settings of the stage that makes that input, where its own example will not do;
+    `example_stages` the name of that stage, where it is not the first of the catalog that makes such a kind.
     `forecast` is "package.module:function" too, imported only where forecasts are made (see `Forecast`); `forecast_metrics` are
     the metrics that it may know, where it knows its inputs.
     """
@@ -59,6 +60,7 @@ class StageSpec:
     source: str = ""
     example: Mapping[str, Any] = field(default_factory=dict)
     example_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    example_stages: Mapping[str, str] = field(default_factory=dict)
     experimental: bool = False
     forecast: str = ""
     forecast_metrics: Sequence[str] = ()

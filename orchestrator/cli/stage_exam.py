@@ -47,8 +47,13 @@ Found = Mapping[str, Any]
 
 
 @cache
-def producer(kind: str) -> StageSpec:
-    """The first stage that makes an artifact of this kind, one without inputs first; ValueError where none does."""
+def producer(kind: str, name: str = "") -> StageSpec:
+    """The first stage that makes an artifact of this kind, one without inputs first; ValueError where none does.
+
+    `name`: of the stage, where an example wants a certain one.
+    """
+    if name:
+        return catalog.all_stages()[name]
     makers = [spec for spec in catalog.all_stages().values() if spec.output == kind and spec.name not in FAILS_ON_PURPOSE]
     if not makers:
         raise ValueError(f"no stage makes an artifact of kind {kind}")
@@ -65,9 +70,9 @@ def nodes_for(spec: StageSpec, name: str, changes: Mapping[str, Any] | None = No
     nodes: dict[str, dict[str, Any]] = {}
     inputs = {}
     for port_name, port in required(spec).items():
-        maker = producer(port.kind)
+        maker = producer(port.kind, spec.example_stages.get(port_name, ""))
         wanted = spec.example_inputs.get(port_name, {})
-        made = f"made_{port_name}" if wanted else f"made_{port.kind}"
+        made = f"made_{port_name}" if wanted or port_name in spec.example_stages else f"made_{port.kind}"
         nodes.update(nodes_for(maker, made, wanted))
         inputs[port_name] = made
     nodes[name] = {"stage": spec.name, "params": {**spec.example, **(changes or {})}, "inputs": inputs}

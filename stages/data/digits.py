@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import blake3
 import torch
+from torch.nn import functional
 
 from stages.data.base import Dataset, TensorSplit
 from stages.data.settings import DIGITS_IDENTITY, DigitsData
@@ -20,15 +21,17 @@ LARGEST_VALUE = 16.0
 INPUT_SPEC = InputSpec(channels=1, height=8, width=8, mean=(0.305,), std=(0.376,))
 """Mean and deviation of the training images' values in [0, 1], rounded."""
 
+SYMMETRIC = {"mean": (0.5,), "std": (0.5,)}
+"""Values from -1 to 1."""
 
-@lru_cache(maxsize=1)
+
+@lru_cache(maxsize=4)
 def load_digits(source: DigitsData) -> Dataset:
     """Both splits: stratified, 75 to 25, `random_state=0`: 1347 and 450 images.
 
     Raises:
         RuntimeError: the installed scikit-learn gives other pixels, labels or splits than those behind the identity.
     """
-    del source  # has no settings
     from sklearn.datasets import load_digits as read
     from sklearn.model_selection import train_test_split
 
@@ -44,13 +47,20 @@ def load_digits(source: DigitsData) -> Dataset:
             f"expected {DIGITS_IDENTITY}. Install a release that gives the expected bytes"
         )
     train_images, test_images, train_labels, test_labels = (torch.from_numpy(part) for part in parts)
+    scaling = {"mean": INPUT_SPEC.mean, "std": INPUT_SPEC.std} if source.scaling == "standard" else SYMMETRIC
+    spec = InputSpec(channels=1, height=source.size, width=source.size, **scaling)
     return Dataset(
-        train=TensorSplit(images=_scaled(train_images), labels=train_labels.long()),
-        test=TensorSplit(images=_scaled(test_images), labels=test_labels.long()),
-        input_spec=INPUT_SPEC,
+        train=TensorSplit(images=_scaled(train_images, spec), labels=train_labels.long()),
+        test=TensorSplit(images=_scaled(test_images, spec), labels=test_labels.long()),
+        input_spec=spec,
         class_names=tuple(str(digit) for digit in range(10)),
     )
 
 
-def _scaled(pixels: torch.Tensor) -> torch.Tensor:
-    return ((pixels.float() / LARGEST_VALUE - INPUT_SPEC.mean[0]) / INPUT_SPEC.std[0]).reshape(-1, *INPUT_SPEC.shape)
+def _scaled(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    values = pixels.float() / LARGEST_VALUE
+    if spec.height != INPUT_SPEC.height:
+        values = functional.interpolate(
+            values.reshape(-1, *INPUT_SPEC.shape), size=(spec.height, spec.width), mode="bilinear", align_corners=False
+        )
+    return ((values - spec.mean[0]) / spec.std[0]).reshape(-1, *spec.shape)

@@ -23,12 +23,18 @@ class DigitsData(DataSource):
 
     loader: ClassVar[str] = "stages.data.digits:load_digits"
     name: Literal["digits"] = "digits"
+    size: Literal[8, 16, 32] = Field(8, description="pixels of a side; above 8 the images are enlarged (bilinear)")
+    scaling: Literal["standard", "symmetric"] = Field(
+        "standard", description="of values: mean 0 and deviation 1, or from -1 to 1, as diffusion models take them"
+    )
 
     def identity(self) -> str:
-        return with_split(DIGITS_IDENTITY, self)
+        changes = [f"{self.size}px"] if self.size != 8 else []
+        changes += [self.scaling] if self.scaling != "standard" else []
+        return with_split(":".join([DIGITS_IDENTITY, *changes]), self)
 
     def stand_in(self) -> dict[str, Any] | None:
-        return few_images(self)
+        return few_images(self, **({"height": self.size, "width": self.size} if self.size != 8 else {}))
 
 
 class SyntheticData(DataSource):

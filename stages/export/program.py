@@ -22,6 +22,7 @@ from stages.contract import StageContext, StageResult
 from stages.export.checks import check_images, logit_differences, logits_of, write_description
 from stages.export.settings import ProgramSettings
 from stages.models.bundle import fold_bundle, load_bundle
+from stages.training.tasks.base import refuse_other_tasks
 
 PROGRAM_FILE = "model.pt2"
 ROOT = "program/"
@@ -42,6 +43,7 @@ def run(context: StageContext) -> StageResult:
     assert isinstance(settings, ProgramSettings)
     torch.set_num_threads(context.num_threads)
     bundle = load_bundle(context.input("model"))
+    refuse_other_tasks(bundle, stage="export.program")
     spec, path, plain = bundle.architecture.input_spec, context.output / PROGRAM_FILE, fold_bundle(bundle)
     images = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.program")
     write_program(plain, image_shape=spec.shape, path=path, dynamic_batch=settings.dynamic_batch)

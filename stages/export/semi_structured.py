@@ -31,6 +31,7 @@ from stages.models.bundle import ModelBundle, fold_bundle, load_bundle, load_sta
 from stages.models.nm_mask import masked_layers
 from stages.ops.pattern import NMPattern
 from stages.ops.tensor_file import read_metadata, read_tensors, write_tensors
+from stages.training.tasks.base import refuse_other_tasks
 
 FILE = "semi_structured.safetensors"
 PATTERN = NMPattern(2, 4)
@@ -51,6 +52,7 @@ def run(context: StageContext) -> StageResult:
     refuse_without_gpu()
     torch.set_num_threads(context.num_threads)
     bundle = load_bundle(context.input("model"))
+    refuse_other_tasks(bundle, stage="export.semi_structured")
     stage = "export.semi_structured"
     images = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage=stage).half().cuda()
     names, left = choose_layers(bundle)

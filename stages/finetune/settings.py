@@ -6,7 +6,7 @@ from pydantic import Field
 
 from stages.contract import Port, StageSpec
 from stages.data.settings import DATA_PORT
-from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
+from stages.training.settings import DENOISER_METRICS, MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 
 class FinetuneSettings(TrainingSettings):
@@ -21,6 +21,19 @@ class DistillSettings(FinetuneSettings):
 
     temperature: float = Field(2.0, gt=0, le=100, description="both models' logits are divided by it; larger is softer")
     alpha: float = Field(0.5, ge=0, le=1, description="share of the teacher's loss; the rest is cross entropy with the labels")
+
+
+class DiffusionFinetuneSettings(FinetuneSettings):
+    """Train a given denoiser further with its transforms in place, by its own noise schedule."""
+
+    epochs: int = Field(50, ge=1, le=100_000, description="passes over the training images")
+    learning_rate: float = Field(1e-3, gt=0, le=100, description="largest learning rate of the schedule")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate")
+    ema_decay: float | None = Field(
+        0.995, gt=0, lt=1, description="the result is the moving average of the weights with this decay; none: the last weights"
+    )
+    shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels; it is drawn too")
+    evaluate_every_epochs: int = Field(10, ge=1, description="epochs between measurements on the test images in history.json")
 
 
 STAGES: tuple[StageSpec, ...] = (
@@ -49,6 +62,21 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=(*MODEL_METRICS, "teacher_top1_accuracy"),
         source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531",
         example={"data": "digits", "epochs": 1},
+        forecast="stages.finetune.forecast:trained_further",
+        forecast_metrics=SHAPE_METRICS,
+    ),
+    StageSpec(
+        name="finetune.diffusion",
+        version=1,
+        summary="Train a denoiser further; masks and other transforms stay",
+        settings=DiffusionFinetuneSettings,
+        implementation="stages.finetune.diffusion:finetune_diffusion",
+        output="model",
+        inputs={"model": Port(kind="model"), **DATA_PORT},
+        metrics=DENOISER_METRICS,
+        source="Ho, Jain, Abbeel 2020, arXiv 2006.11239",
+        example={"data": {"name": "digits", "scaling": "symmetric"}, "epochs": 1},
+        example_stages={"model": "pretrain.diffusion"},
         forecast="stages.finetune.forecast:trained_further",
         forecast_metrics=SHAPE_METRICS,
     ),

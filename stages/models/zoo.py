@@ -1,4 +1,4 @@
-"""Architectures by name: micro models of our own, the small ResNet of CIFAR, those of other packages, and all of timm's.
+"""Architectures by name: micro models of our own, the small ResNet of CIFAR, those of other packages, all of timm's, denoisers.
 
 Knows how to build a network from an `Architecture`; knows no files and no transforms. Other packages add architectures through
 the entry-point group `orchestrator.models` (name = the model's, value = "package.module:function"); the function is called as
@@ -10,15 +10,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
 from stages.ops.input_spec import InputSpec
+
+CLASSIFICATION, DENOISING = "classification", "denoising"
+"""Tasks that models are for; `stages.training.tasks` has what training makes of them."""
 
 
 class Architecture(BaseModel):
@@ -26,11 +29,26 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    builder: Literal["timm", "own", "plugin"]
+    builder: Literal["timm", "own", "plugin", "diffusers"]
     name: str
     arguments: Mapping[str, Any] = Field(default_factory=dict)
     input_spec: InputSpec
-    class_names: tuple[str, ...] = Field(min_length=1)
+    class_names: tuple[str, ...] = ()
+    task: str = CLASSIFICATION
+
+    @model_validator(mode="after")
+    def _classes_are_those_of_a_classifier(self) -> Self:
+        if (self.task == CLASSIFICATION) != bool(self.class_names):
+            raise ValueError(f"{self.name}: a model for {self.task} has {len(self.class_names)} classes")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _task_of_others_alone(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Descriptions of classifiers, written before there were other tasks, stay what they are."""
+        written: dict[str, Any] = plain(self)
+        if self.task == CLASSIFICATION:
+            del written["task"]
+        return written
 
 
 class ConvNet(nn.Module):
@@ -260,6 +278,10 @@ def build_network(architecture: Architecture, *, seed: int) -> nn.Module:
         spec, num_classes = architecture.input_spec, len(architecture.class_names)
         if architecture.builder == "timm":
             return create_timm(architecture, num_classes=num_classes)
+        if architecture.builder == "diffusers":
+            from stages.models.denoisers import build_denoiser
+
+            return build_denoiser(architecture.name, architecture.arguments)
         known = OWN if architecture.builder == "own" else _plugins()
         if architecture.name not in known:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What is known of a classifier before it is made. Only the shape of the data's images and its classes are looked at."""
+"""What is known of a model before it is made. Only the shape of the data's images and its classes are looked at."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from stages.contract import Forecast
 from stages.data.base import load_dataset
+from stages.models.denoisers import find_denoiser
 from stages.models.skeleton import build_input, forecast_architecture
 from stages.models.zoo import find_architecture
+from stages.pretrain.diffusion_settings import DiffusionSettings
 from stages.pretrain.settings import KNOWN_METRICS, ClassifierSettings, LoadSettings, TransferSettings
 
 
@@ -41,3 +43,17 @@ def transferred(settings: TransferSettings, inputs: Mapping[str, Forecast]) -> F
 
 def _without_zeros(found: Forecast) -> Forecast:
     return replace(found, metrics={name: value for name, value in found.metrics.items() if name in KNOWN_METRICS})
+
+
+def diffusion(settings: DiffusionSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+    """Counts of the denoiser that the settings name, at one timestep; nothing where another node makes the data."""
+    if "data" in inputs:
+        return Forecast()
+    architecture = find_denoiser(
+        settings.model,
+        settings.model_args,
+        input_spec=load_dataset(settings.data).input_spec,
+        num_timesteps=settings.num_timesteps,
+        schedule=settings.noise_schedule,
+    )
+    return forecast_architecture(architecture)

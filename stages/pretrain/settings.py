@@ -15,6 +15,7 @@ from stages.contract import Port, StageSettings, StageSpec
 from stages.data.file_digests import file_digests
 from stages.data.settings import DATA_PORT, DataSettings
 from stages.data.source import LOCATION
+from stages.pretrain.diffusion_settings import STAGES as DIFFUSION_STAGES
 from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 
@@ -131,4 +132,5 @@ STAGES: tuple[StageSpec, ...] = (
         forecast="stages.pretrain.forecast:transferred",
         forecast_metrics=KNOWN_METRICS,
     ),
+    *DIFFUSION_STAGES,
 )

@@ -37,7 +37,7 @@ UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d, nn.MultiheadAttention, 
 
 def choose_layers(
     model: nn.Module,
-    example: Tensor,
+    example: Tensor | Sequence[Tensor],
     *,
     weight_bits: int,
     activation_bits: int,
@@ -50,7 +50,7 @@ def choose_layers(
 
     Args:
         model: as it will be trained, before any quantizer; it is run once on `example`, in evaluation mode.
-        example: a batch of images.
+        example: a batch of images, or all that the model takes.
         weight_bits: 2, 3, 4 or 8.
         activation_bits: the same.
         layer_bits: bits of weights and inputs of single layers: name or shell pattern -> bits; the last match counts.
@@ -87,7 +87,7 @@ def choose_layers(
     return chosen
 
 
-def followed_by_batch_norm(model: nn.Module, example: Tensor) -> tuple[frozenset[str], tuple[str, ...]]:
+def followed_by_batch_norm(model: nn.Module, example: Tensor | Sequence[Tensor]) -> tuple[frozenset[str], tuple[str, ...]]:
     """Run the model once and read off the autograd graph which layers' outputs go into batch norms and nowhere else.
 
     The graph is what really happened: it sees functional calls, shared layers and branches, needs no tracing of Python, and a
@@ -109,7 +109,8 @@ def followed_by_batch_norm(model: nn.Module, example: Tensor) -> tuple[frozenset
     model.eval()
     try:
         with torch.enable_grad():
-            result = model(example.detach().clone().requires_grad_())
+            images, *rest = _inputs(example)
+            result = model(images.detach().clone().requires_grad_(), *rest)
     finally:
         for handle in handles:
             handle.remove()
@@ -124,7 +125,7 @@ def followed_by_batch_norm(model: nn.Module, example: Tensor) -> tuple[frozenset
 
 def attach_quantizers(
     bundle: ModelBundle,
-    images: Tensor,
+    images: Tensor | Sequence[Tensor],
     *,
     layers: Mapping[str, Mapping[str, Any]],
     freezes: bool,
@@ -138,7 +139,7 @@ def attach_quantizers(
 
     Args:
         bundle: not quantized yet; masks may be there.
-        images: the batch.
+        images: the batch, or all that the model takes.
         layers: from `choose_layers`.
         freezes: whether weights may freeze later.
         bounds_init: "reference": as above; "least_squares": those that change weights and inputs least.
@@ -150,7 +151,7 @@ def attach_quantizers(
     return bundle
 
 
-def initialise_bounds(model: nn.Module, images: Tensor, *, bounds_init: BoundsInit = "reference") -> None:
+def initialise_bounds(model: nn.Module, images: Tensor | Sequence[Tensor], *, bounds_init: BoundsInit = "reference") -> None:
     """Set all bounds of a model's quantizers from one batch, in place; see `attach_quantizers`."""
     for layer in quantized_layers(model).values():
         quantizer, inputs = quantizers_of(layer)
@@ -166,7 +167,7 @@ def initialise_bounds(model: nn.Module, images: Tensor, *, bounds_init: BoundsIn
         inputs.observes = bounds_init
     was_training = model.training
     with torch.no_grad():
-        model.train()(images)
+        model.train()(*_inputs(images))
     model.train(was_training)
 
 
@@ -189,13 +190,17 @@ def bound_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def refuse_crossed_bounds(model: nn.Module) -> None:
     """Raise `TrainingDiverged` with a layer's name where an upper bound is no longer above its lower one."""
     parts = [(name, part) for name, layer in quantized_layers(model).items() for part in quantizers_of(layer)]
-    spans = torch.stack([part.upper - part.lower for _, part in parts])
+    spans = torch.stack([(part.upper - part.lower).min() for _, part in parts])
     if not bool((spans > 0).all()):
         name, part = parts[int((~(spans > 0)).nonzero()[0, 0])]
         raise TrainingDiverged(
-            f"the bounds of {name} have crossed: lower {part.lower.item():.3g}, upper {part.upper.item():.3g}; train the "
+            f"the bounds of {name} have crossed: lower {part.lower.max():.3g}, upper {part.upper.min():.3g}; train the "
             "bounds with a lower learning rate (bound_learning_rate in a stage), by Adam and apart from the weights"
         )
+
+
+def _inputs(example: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return (example,) if isinstance(example, Tensor) else example
 
 
 def _users_of_nodes(last: Any) -> dict[Any, list[Any]]:

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal
 
@@ -68,6 +68,7 @@ from stages.quantize.layers import BoundsInit, choose_layers, initialise_bounds,
 from stages.quantize.settings import LTSSettings
 from stages.quantize.training import first_images, run_quantization
 from stages.training.hooks import TrainingHook
+from stages.training.tasks.base import task_of
 
 TIMED_PASSES = 7
 
@@ -302,14 +303,15 @@ def run(context: StageContext) -> StageResult:
         )
 
     def finish(bundle: ModelBundle, hook: TrainingHook, data: Dataset) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        saved = measure_backward_saving(bundle.model, first_images(data, settings, context), skip_frozen=settings.skip_frozen)
+        example = task_of(bundle).inputs(bundle.model, first_images(data, settings, context), seed=context.seed)
+        saved = measure_backward_saving(bundle.model, example, skip_frozen=settings.skip_frozen)
         return hook.metrics(), {"backward_cost_saved_measured": saved}
 
     return run_quantization(context, freezes=True, make_hook=make, finish=finish)
 
 
 def measure_backward_saving(
-    model: nn.Module, images: Tensor, *, skip_frozen: Literal["none", "layers", "rows"] = "layers"
+    model: nn.Module, example: Tensor | Sequence[Tensor], *, skip_frozen: Literal["none", "layers", "rows"] = "layers"
 ) -> float:
     """1 - time of the backward pass with frozen gradients left out / time with all of them; the median of pairs.
 
@@ -317,10 +319,10 @@ def measure_backward_saving(
 
     Args:
         model: with quantizers; left as it is.
-        images: a batch.
+        example: a batch of images, or all that the model takes.
         skip_frozen: what to leave out in the timed passes.
     """
-    probe = copy.deepcopy(model).train()
+    probe, inputs = copy.deepcopy(model).train(), (example,) if isinstance(example, Tensor) else example
     quantizers = [_quantizer(layer) for layer in quantized_layers(probe).values()]
     for quantizer in quantizers:
         quantizer.refresh()
@@ -328,7 +330,7 @@ def measure_backward_saving(
     def backward_s(skips: str) -> float:
         for quantizer in quantizers:
             quantizer.skips = skips
-        loss = functional.log_softmax(probe(images), dim=1)[:, 0].mean()
+        loss = functional.log_softmax(probe(*inputs).flatten(1), dim=1)[:, 0].mean()
         start = time.perf_counter()
         loss.backward()  # type: ignore[no-untyped-call]
         elapsed = time.perf_counter() - start

@@ -15,12 +15,12 @@ from stages.models.fake_quant import float_weight, quantized_layers
 from stages.ops.seeds import derive_seed
 from stages.quantize.layers import attach_quantizers, bound_parameters, choose_layers, quantizers_of, refuse_crossed_bounds
 from stages.quantize.settings import QATSettings
-from stages.training.evaluation import evaluate_top1
 from stages.training.hooks import TrainingHook
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model, receive_model
 from stages.training.schedules import rates_at
 from stages.training.seeding import prepare_process
+from stages.training.tasks.base import task_of
 
 
 class BoundsHook(TrainingHook):
@@ -85,11 +85,12 @@ def run_quantization(
     settings = context.settings
     assert isinstance(settings, QATSettings)
     data = load_stage_data(context)
-    bundle = receive_model(context, data)
-    images = first_images(data, settings, context)
+    bundle = receive_model(context, data, takes=None)
+    task = task_of(bundle)
+    example = task.inputs(bundle.model, first_images(data, settings, context), seed=context.seed)
     layers = choose_layers(
         bundle.model,
-        images[:2],
+        [part[:2] for part in example],
         weight_bits=settings.weight_bits,
         activation_bits=settings.activation_bits,
         layer_bits=settings.layer_bits,
@@ -97,18 +98,18 @@ def run_quantization(
         end_layers=settings.end_layers,
         form=settings.form,
     )
-    before = evaluate_top1(bundle.model, data.test)
-    bundle = attach_quantizers(bundle, images, layers=layers, freezes=freezes, bounds_init=settings.bounds_init)
+    before = task.evaluate(bundle.model, data.test)
+    bundle = attach_quantizers(bundle, example, layers=layers, freezes=freezes, bounds_init=settings.bounds_init)
     total_steps = data.train.num_samples // settings.batch_size * settings.epochs
     hooks: list[TrainingHook] = [
         BoundsHook(learning_rate=settings.bound_learning_rate, settings=settings, total_steps=total_steps)
     ]
     hook = make_hook(bundle, data, total_steps) if make_hook else None
     hooks += [hook] if hook else []
-    report = train(bundle.model, data=data, settings=settings, context=context, hooks=hooks)
+    report = train(bundle.model, data=data, settings=settings, context=context, hooks=hooks, task=task)
     bundle.model.cpu()
     metrics, measurements = finish(bundle, hook, data) if finish and hook else ({}, {})
-    metrics = {"initial_top1_accuracy": before.accuracy, **grid_metrics(bundle), **metrics}
+    metrics = {f"initial_{before.metric}": before.value, **grid_metrics(bundle), **metrics}
     result = deliver_model(bundle, context=context, report=report, metrics=metrics)
     return StageResult(metrics=result.metrics, measurements={**result.measurements, **measurements})
 

@@ -16,9 +16,9 @@ from stages.models.bundle import ModelBundle
 from stages.models.nm_mask import masked_layers, nm_summary
 from stages.ops.pattern import NMPattern, parse_pattern
 from stages.sparsify.settings import NMSettings
-from stages.training.evaluation import evaluate_top1
 from stages.training.model_artifact import receive_model
 from stages.training.seeding import prepare_process
+from stages.training.tasks.base import Score, Task, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,13 @@ class DenseModel:
     device: torch.device
     pattern: NMPattern
     names: tuple[str, ...]
-    top1_accuracy: float
+    task: Task
+    score: Score
+
+    @property
+    def initial_metrics(self) -> dict[str, float]:
+        """How well it did before anything of it was taken away."""
+        return {f"initial_{self.score.metric}": self.score.value}
 
 
 def receive_dense_model(context: StageContext, *, stage: str) -> DenseModel:
@@ -43,13 +49,14 @@ def receive_dense_model(context: StageContext, *, stage: str) -> DenseModel:
     settings = context.settings
     assert isinstance(settings, NMSettings)
     data = load_stage_data(context)
-    bundle, pattern = receive_model(context, data), parse_pattern(settings.n_m)
+    bundle, pattern = receive_model(context, data, takes=None), parse_pattern(settings.n_m)
     refuse_transforms(bundle, stage=stage)
     names = select_layers(
         bundle.model, pattern=pattern, dense_layers=settings.dense_layers, on_indivisible=settings.on_indivisible
     )
-    top1 = evaluate_top1(bundle.model.to(device), data.test, device=device)
-    return DenseModel(bundle=bundle, data=data, device=device, pattern=pattern, names=names, top1_accuracy=top1.accuracy)
+    task = task_of(bundle)
+    score = task.evaluate(bundle.model.to(device), data.test, device=device)
+    return DenseModel(bundle=bundle, data=data, device=device, pattern=pattern, names=names, task=task, score=score)
 
 
 def select_layers(

@@ -52,8 +52,8 @@ def run(context: StageContext) -> StageResult:
         learning_rate_multiplier=settings.score_learning_rate_multiplier,
         weight_decay=settings.score_weight_decay,
     )
-    report = train(model, data=dense.data, settings=settings, context=context, hooks=(hook,))
+    report = train(model, data=dense.data, settings=settings, context=context, hooks=(hook,), task=dense.task)
     model.cpu()
     bundle = apply_masks(dense.bundle, drop_scores(model, layers), pattern=dense.pattern)
-    metrics = {"initial_top1_accuracy": dense.top1_accuracy, **mask_metrics(bundle)}
+    metrics = {**dense.initial_metrics, **mask_metrics(bundle)}
     return deliver_model(bundle, context=context, report=report, metrics=metrics)

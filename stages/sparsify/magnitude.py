@@ -13,7 +13,6 @@ from stages.models.measures import measure_model
 from stages.models.nm_mask import apply_masks
 from stages.ops.nm import magnitude_mask
 from stages.sparsify.layers import mask_metrics, receive_dense_model
-from stages.training.evaluation import evaluate_top1
 
 
 def run(context: StageContext) -> StageResult:
@@ -28,16 +27,14 @@ def run(context: StageContext) -> StageResult:
     bundle = apply_masks(dense.bundle, masks, pattern=dense.pattern)
     save_bundle(bundle, context.output)
     save_layers(bundle, context.output)
-    after = evaluate_top1(bundle.model.to(dense.device), dense.data.test, device=dense.device)
+    after = dense.task.evaluate(bundle.model.to(dense.device), dense.data.test, device=dense.device)
     bundle.model.cpu()
     return StageResult(
         metrics={
-            "top1_accuracy": after.accuracy,
-            "num_correct": after.correct,
-            "num_test": after.total,
+            **after.metrics,
             **measure_model(bundle),
             "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
-            "initial_top1_accuracy": dense.top1_accuracy,
+            **dense.initial_metrics,
             **mask_metrics(bundle),
         }
     )

@@ -126,8 +126,8 @@ def run(context: StageContext) -> StageResult:
     model = dense.bundle.model
     layers = add_magnitude_masks(model, dense.names, pattern=dense.pattern)
     hook = PullHook(model, layers, sparse_decay=settings.sparse_decay)
-    report = train(model, data=dense.data, settings=settings, context=context, hooks=(hook,))
+    report = train(model, data=dense.data, settings=settings, context=context, hooks=(hook,), task=dense.task)
     model.cpu()
     bundle = apply_masks(dense.bundle, drop_magnitude_masks(model, layers), pattern=dense.pattern)
-    metrics = {"initial_top1_accuracy": dense.top1_accuracy, **mask_metrics(bundle)}
+    metrics = {**dense.initial_metrics, **mask_metrics(bundle)}
     return deliver_model(bundle, context=context, report=report, metrics=metrics)

@@ -22,14 +22,15 @@ from stages.data.augmentation import shift_images
 from stages.data.base import Batch, Dataset
 from stages.ops.seeds import derive_seed
 from stages.training.averaging import WeightAverage
-from stages.training.evaluation import Top1, evaluate_top1
 from stages.training.hooks import TrainingHook
-from stages.training.losses import Loss, cross_entropy_loss
+from stages.training.losses import Loss
 from stages.training.optimizer import NamedOptimizer
 from stages.training.schedules import Rates, rates_at
 from stages.training.seeding import prepare_process, random_state, restore_random_state
 from stages.training.settings import TrainingSettings
 from stages.training.state_file import read_state, write_state
+from stages.training.tasks.base import Objective, Score, Task
+from stages.training.tasks.classification import TASK as CLASSIFICATION
 
 REPORT_INTERVAL_S = 0.25
 GPU_LOSS_WINDOW = 20
@@ -41,7 +42,7 @@ class TrainingReport:
     """What came of a training run. `seconds` and `images_per_s` were read off a clock and cover this attempt only."""
 
     num_steps: int
-    top1: Top1
+    score: Score
     history: tuple[Mapping[str, float], ...]
     seconds: float
     images_per_s: float
@@ -61,6 +62,7 @@ def train(
     context: StageContext,
     hooks: Sequence[TrainingHook] = (),
     loss: Loss | None = None,
+    task: Task = CLASSIFICATION,
 ) -> TrainingReport:
     """Train `model` in place; where the context has a saved state, go on from there.
 
@@ -71,7 +73,8 @@ def train(
         settings: of the loop.
         context: gives seed, device, threads, saved states, progress and cancellation.
         hooks: what methods do inside the loop, called in this order.
-        loss: (images, logits, labels) -> loss; cross entropy with the settings' label smoothing where None.
+        loss: (images, logits, labels) -> loss, in place of the task's own objective.
+        task: what the model is for: gives the objective, and measures the model.
 
     Raises:
         TrainingDiverged: the loss or a weight stopped being finite.
@@ -84,7 +87,7 @@ def train(
         raise ValueError(
             f"batch_size {settings.batch_size} is larger than the training split of {data.train.num_samples} images"
         )
-    return _Run(model, data=data, settings=settings, context=context, hooks=hooks, loss=loss).run()
+    return _Run(model, data=data, settings=settings, context=context, hooks=hooks, loss=loss, task=task).run()
 
 
 @dataclass(kw_only=True)
@@ -108,6 +111,7 @@ class _Run:
         context: StageContext,
         hooks: Sequence[TrainingHook],
         loss: Loss | None,
+        task: Task,
     ) -> None:
         self.device = prepare_process(context)
         self.model = model.to(self.device)
@@ -115,7 +119,8 @@ class _Run:
         self.settings = settings
         self.context = context
         self.hooks = tuple(hooks)
-        self.loss = loss or cross_entropy_loss(label_smoothing=settings.label_smoothing)
+        self.task = task
+        self.objective = task.objective(model, settings) if loss is None else _from_loss(loss)
         self.optimizer = NamedOptimizer(model, hooks=hooks, settings=settings)
         self.average = self._make_average()
         self.progress = _Progress()
@@ -131,7 +136,7 @@ class _Run:
         resumed_from = self._restore()
         report_due, save_due = Throttle(REPORT_INTERVAL_S), _SaveClock(self.settings)
         start_s, first_step = time.monotonic(), self.progress.step
-        top1: Top1 | None = None
+        score: Score | None = None
         batches: Iterator[Batch] = iter(())
         self.model.train()
         while self.progress.step < self.total_steps:
@@ -142,7 +147,7 @@ class _Run:
             step = self.progress.step
             epoch_done = step % self.steps_per_epoch == 0
             if epoch_done:
-                top1 = self._finish_epoch()
+                score = self._finish_epoch()
             if epoch_done:
                 self._report_epoch(self.progress.history[-1])
             elif report_due.ready():
@@ -154,10 +159,10 @@ class _Run:
             self.average.copy_to_model()
         self.model.eval()
         # A run resumed right after its last step has not measured anything yet.
-        top1 = top1 or evaluate_top1(self.model, self.data.test, device=self.device)
+        score = score or self.task.evaluate(self.model, self.data.test, device=self.device)
         return TrainingReport(
             num_steps=self.total_steps,
-            top1=top1,
+            score=score,
             history=tuple(self.progress.history),
             seconds=seconds,
             images_per_s=(self.total_steps - first_step) * self.settings.batch_size / max(seconds, 1e-9),
@@ -181,9 +186,9 @@ class _Run:
         )
         if settings.precision == "bfloat16":
             with torch.autocast(self.device.type, dtype=torch.bfloat16):
-                loss = self.loss(images, self.model(images), labels)
+                loss = self.objective(self.model, images, labels)
         else:
-            loss = self.loss(images, self.model(images), labels)
+            loss = self.objective(self.model, images, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         for hook in self.hooks:
             hook.before_update(step)
@@ -211,7 +216,7 @@ class _Run:
             drop_last=True,
         )
 
-    def _finish_epoch(self) -> Top1 | None:
+    def _finish_epoch(self) -> Score | None:
         """Write the epoch's line of the history; on some epochs, and the last, measure the model."""
         self._read_losses()
         self._refuse_lost_weights()
@@ -224,19 +229,19 @@ class _Run:
             **{name: float(value) for hook in self.hooks for name, value in hook.metrics().items()},
         }
         progress.epoch_loss = 0.0
-        top1: Top1 | None = None
+        score: Score | None = None
         if epoch % settings.evaluate_every_epochs == 0 or epoch == settings.epochs:
-            top1 = self._measure()
-            line["top1_accuracy"] = top1.accuracy
+            score = self._measure()
+            line[score.metric] = score.value
         progress.history.append(line)
         _log(f"epoch {epoch}/{settings.epochs}", *(f"{name} {value:.5g}" for name, value in line.items() if name != "epoch"))
-        return top1
+        return score
 
-    def _measure(self) -> Top1:
+    def _measure(self) -> Score:
         if self.average is None:
-            return evaluate_top1(self.model, self.data.test, device=self.device)
+            return self.task.evaluate(self.model, self.data.test, device=self.device)
         with self.average.applied():
-            return evaluate_top1(self.model, self.data.test, device=self.device)
+            return self.task.evaluate(self.model, self.data.test, device=self.device)
 
     def _read_losses(self) -> None:
         """Bring pending losses from the device; raises `TrainingDiverged` with the first step whose loss is not finite."""
@@ -264,21 +269,21 @@ class _Run:
         )
 
     def _report_epoch(self, line: Mapping[str, float]) -> None:
-        """Report an epoch by its line of the history, with an accuracy only where it was measured then."""
+        """Report an epoch by its line of the history, with a score only where it was measured then."""
         metrics = {name: value for name, value in line.items() if name != "epoch"}
         self.context.report(step=self.progress.step, total=self.total_steps, metrics=metrics, epoch=int(line["epoch"]))
 
     def _report(self) -> None:
-        """Report where the running epoch stands, with the accuracy measured last."""
+        """Report where the running epoch stands, with the score measured last."""
         history, metrics = self.progress.history, {"learning_rate": self.rates.learning_rate}
         done = self.progress.step % self.steps_per_epoch
         if not self.pending:
             metrics["loss"] = self.progress.epoch_loss / done
         elif history:
             metrics["loss"] = history[-1]["loss"]
-        measured = [line["top1_accuracy"] for line in history if "top1_accuracy" in line]
+        measured = [line[self.task.metric] for line in history if self.task.metric in line]
         if measured:
-            metrics["top1_accuracy"] = measured[-1]
+            metrics[self.task.metric] = measured[-1]
         for hook in self.hooks:
             metrics.update(hook.metrics())
         self.context.report(step=self.progress.step, total=self.total_steps, metrics=metrics)
@@ -355,6 +360,10 @@ class _SaveClock:
         if by_step or by_time:
             self._last_s = time.monotonic()
         return by_step or by_time
+
+
+def _from_loss(loss: Loss) -> Objective:
+    return lambda forward, images, labels: loss(images, forward(images), labels)
 
 
 def _log(*words: str) -> None:

@@ -9,22 +9,34 @@ from typing import Any
 from stages.contract import StageContext, StageResult
 from stages.data.base import Dataset
 from stages.models.bundle import WEIGHTS_FILE, ModelBundle, load_bundle, save_bundle
+from stages.models.zoo import CLASSIFICATION
 from stages.training.loop import TrainingReport
+from stages.training.tasks.base import refuse_other_tasks
 
 HISTORY_FILE = "history.json"
 
 
-def receive_model(context: StageContext, data: Dataset, *, port: str = "model") -> ModelBundle:
+def receive_model(
+    context: StageContext, data: Dataset, *, port: str = "model", takes: str | None = CLASSIFICATION
+) -> ModelBundle:
     """Load the model on `port`, in evaluation mode on the CPU.
 
+    Args:
+        context: of the stage.
+        data: that the model is to be used on.
+        port: of the stage.
+        takes: the task that the stage takes models for; None for any.
+
     Raises:
-        ValueError: the model takes other images or knows other classes than the data have.
+        ValueError: the model is for another task, takes other images or knows other classes than the data have.
     """
     bundle = load_bundle(context.input(port))
+    if takes is not None:
+        refuse_other_tasks(bundle, stage=f"input {port!r}", takes=takes)
     found, expected = bundle.architecture.input_spec, data.input_spec
     if found != expected:
         raise ValueError(f"input {port!r} takes images {found}; the data have {expected}. Train the model on these data first")
-    if bundle.architecture.class_names != data.class_names:
+    if bundle.architecture.class_names and bundle.architecture.class_names != data.class_names:
         raise ValueError(
             f"input {port!r} knows {len(bundle.architecture.class_names)} classes {_first(bundle.architecture.class_names)}; "
             f"the data have {len(data.class_names)}: {_first(data.class_names)}"
@@ -52,9 +64,7 @@ def deliver_model(
     (context.output / HISTORY_FILE).write_text(history, encoding="utf-8")
     return StageResult(
         metrics={
-            "top1_accuracy": report.top1.accuracy,
-            "num_correct": report.top1.correct,
-            "num_test": report.top1.total,
+            **report.score.metrics,
             **measure_model(bundle),
             "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
             "final_loss": report.final_loss,

@@ -28,6 +28,9 @@ SHAPE_METRICS = (
 MODEL_METRICS = ("top1_accuracy", *SHAPE_METRICS)
 """What every stage that makes a classifier reports."""
 
+DENOISER_METRICS = ("noise_mse", *SHAPE_METRICS)
+"""What every stage that makes a denoiser reports: the squared error of its prediction on the test images (`denoising`)."""
+
 
 class TrainingSettings(StageSettings):
     """What the training loop needs; the defaults suit small models on small images."""

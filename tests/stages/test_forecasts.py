@@ -24,7 +24,9 @@ LEARNED_TOLERANCE = 0.04
 def forecast_of(spec: StageSpec, example: dict) -> Forecast:
     inputs = {
         name: forecast_of(maker, {**maker.example, **spec.example_inputs.get(name, {})})
-        for name, maker in ((name, producer(port.kind)) for name, port in required(spec).items())
+        for name, maker in (
+            (name, producer(port.kind, spec.example_stages.get(name, ""))) for name, port in required(spec).items()
+        )
     }
     forecast = load_forecast(spec)
     assert forecast is not None

@@ -1,0 +1,155 @@
+"""Networks that tell the noise in an image, by name: a small U-Net, a small DiT, or either class of diffusers by its settings.
+
+Knows how to build such a network and its noise schedule; knows no files, no training and no transforms.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import stages.ops.torchvision_compat  # noqa: F401 - diffusers does not import without it
+from stages.models.zoo import DENOISING, Architecture
+from stages.ops.input_spec import InputSpec
+
+PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "unet_micro": (
+        "UNet2DModel",
+        {
+            "block_out_channels": [16, 32, 64],
+            "layers_per_block": 1,
+            "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+            "attention_head_dim": 16,
+            "norm_num_groups": 8,
+        },
+    ),
+    "dit_micro": (
+        "DiTTransformer2DModel",
+        {"num_attention_heads": 4, "attention_head_dim": 16, "num_layers": 4, "patch_size": 2, "num_embeds_ada_norm": 1},
+    ),
+    "UNet2DModel": ("UNet2DModel", {}),
+    "DiTTransformer2DModel": ("DiTTransformer2DModel", {"num_embeds_ada_norm": 1}),
+}
+"""Model name -> class of diffusers and the settings that differ from that class's own."""
+
+SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+"""Name of a noise schedule in our settings -> in diffusers'."""
+
+SHARED_WITH_DATA = ("sample_size", "in_channels", "out_channels")
+"""What the images decide, not the user."""
+
+
+class Denoiser(nn.Module):
+    """A network of diffusers as this house calls networks: (noisy images, timesteps) -> what the schedule wants predicted.
+
+    (B, channels, H, W), (B,) int64 -> (B, channels, H, W). Timestep 0 has the least noise. Where none are given all are 0, so
+    that whoever only counts or traces layers need not know of them.
+
+    Attributes:
+        network: of diffusers.
+        scheduler: diffusers' DDPMScheduler: the noise of each timestep and the kind of prediction. Without state.
+        timesteps: of the running forward pass, for quantizers that keep bounds by timestep.
+    """
+
+    input_names = ("images", "timesteps")
+    output_name = "prediction"
+
+    def __init__(self, network: nn.Module, *, scheduler: Mapping[str, Any]) -> None:
+        super().__init__()
+        from diffusers import DDPMScheduler
+
+        self.network = network
+        self.scheduler = DDPMScheduler(**scheduler)
+        self.clock = Clock(int(self.scheduler.config.num_train_timesteps))
+        self.takes_classes = type(network).__name__ == "DiTTransformer2DModel"
+
+    def forward(self, images: Tensor, timesteps: Tensor | None = None) -> Tensor:
+        if timesteps is None:
+            timesteps = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self.clock.timesteps = timesteps
+        if self.takes_classes:
+            (predicted,) = self.network(images, timesteps, class_labels=torch.zeros_like(timesteps), return_dict=False)
+        else:
+            (predicted,) = self.network(images, timesteps, return_dict=False)
+        assert isinstance(predicted, Tensor)
+        return predicted
+
+
+class Clock:
+    """Tells layers inside of a denoiser which timesteps the running forward pass is for."""
+
+    def __init__(self, num_timesteps: int) -> None:
+        self.num_timesteps = num_timesteps
+        self.timesteps: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Clock:
+        copied = memo[id(self)] = Clock(self.num_timesteps)  # without the tensor, which may belong to a trace
+        return copied
+
+
+def find_denoiser(
+    name: str, arguments: Mapping[str, Any], *, input_spec: InputSpec, num_timesteps: int, schedule: str
+) -> Architecture:
+    """The denoiser called `name` for these images, with a noise schedule of `SCHEDULES`.
+
+    Raises:
+        ValueError: the name or an argument is unknown; the message has the nearest names.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=2, cutoff=0.4)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"unknown denoiser {name!r}.{hint} Known: {', '.join(PRESETS)}")
+    taken = sorted(set(arguments) & set(SHARED_WITH_DATA))
+    if taken:
+        raise ValueError(f"{name}: model_args {taken} follow from the data; leave them out")
+    if input_spec.height != input_spec.width and name in ("dit_micro", "DiTTransformer2DModel"):
+        raise ValueError(f"{name}: images are {input_spec.height}x{input_spec.width}; a DiT takes square ones")
+    shape = {
+        "sample_size": input_spec.height if input_spec.height == input_spec.width else list(input_spec.shape[1:]),
+        "in_channels": input_spec.channels,
+        "out_channels": input_spec.channels,
+    }
+    whole = {
+        "network": {**PRESETS[name][1], **arguments, **shape},
+        "scheduler": {"num_train_timesteps": num_timesteps, "beta_schedule": SCHEDULES[schedule]},
+    }
+    return Architecture(builder="diffusers", name=name, arguments=whole, input_spec=input_spec, task=DENOISING)
+
+
+def build_denoiser(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network with initial weights from torch's present random state.
+
+    Raises:
+        ValueError: the name or an argument is unknown, or the arguments do not fit together.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown denoiser {name!r}; known: {', '.join(PRESETS)}")
+    kind = network_class(PRESETS[name][0])
+    known = [key for key in inspect.signature(kind.__init__).parameters if key != "self"]
+    unknown = sorted(set(arguments["network"]) - set(known))
+    if unknown:
+        raise ValueError(f"{name}: unknown model_args {unknown}; known: {', '.join(known)}")
+    try:
+        network = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in arguments["network"].items()})
+    except (TypeError, ValueError, IndexError, AssertionError) as error:
+        raise ValueError(f"{name}: diffusers refuses the arguments {dict(arguments['network'])}: {error}") from error
+    if name in ("dit_micro", "DiTTransformer2DModel"):
+        for module in network.modules():
+            embedder = getattr(module, "class_embedder", None)
+            if embedder is not None:
+                embedder.dropout_prob = 0.0  # there is one class, and nothing to guide away from
+    return Denoiser(network, scheduler=arguments["scheduler"])
+
+
+def network_class(name: str) -> type[nn.Module]:
+    """The class of diffusers called `name`: UNet2DModel or DiTTransformer2DModel."""
+    import diffusers
+
+    kind: type[nn.Module] = getattr(diffusers, name)
+    return kind

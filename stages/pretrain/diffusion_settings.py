@@ -1,0 +1,68 @@
+"""Settings and descriptions of the stages that make denoisers. Imports no tensor library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue
+
+from stages.contract import StageSpec
+from stages.data.settings import DATA_PORT
+from stages.training.settings import DENOISER_METRICS, SHAPE_METRICS, TrainingSettings
+
+TINY_DENOISER: Mapping[str, Any] = {
+    "model": "unet_micro",
+    "model_args": {
+        "block_out_channels": [8, 8],
+        "norm_num_groups": 4,
+        "attention_head_dim": 4,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    },
+    "data": {"name": "digits", "scaling": "symmetric"},
+    "epochs": 1,
+    "evaluate_every_epochs": 1,
+}
+"""Settings with which a denoiser trains in a second: the example of this stage and the input of others' examples."""
+
+
+class DiffusionSettings(TrainingSettings):
+    """Train a denoiser. With the defaults `unet_micro` draws digits of 16x16 pixels."""
+
+    model: str = Field(description="unet_micro, dit_micro, or UNet2DModel or DiTTransformer2DModel with all their arguments")
+    model_args: Mapping[str, JsonValue] = Field(
+        default_factory=dict, description="arguments of the network in diffusers, such as {block_out_channels: [64, 128]}"
+    )
+    num_timesteps: int = Field(1000, ge=2, le=100_000, description="timesteps of the noise schedule")
+    noise_schedule: Literal["linear", "cosine"] = Field(
+        "cosine", description="how noise grows over the timesteps: linear (arXiv 2006.11239) or cosine (arXiv 2102.09672)"
+    )
+    epochs: int = Field(150, ge=1, le=100_000, description="passes over the training images")
+    learning_rate: float = Field(2e-3, gt=0, le=100, description="largest learning rate of the schedule")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate")
+    ema_decay: float | None = Field(
+        0.995, gt=0, lt=1, description="the result is the moving average of the weights with this decay; none: the last weights"
+    )
+    shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels; it is drawn too")
+    evaluate_every_epochs: int = Field(10, ge=1, description="epochs between measurements on the test images in history.json")
+
+
+STAGES: tuple[StageSpec, ...] = (
+    StageSpec(
+        name="pretrain.diffusion",
+        version=1,
+        summary="Train a denoiser (U-Net or DiT of diffusers) to tell the noise in images, from its initial weights",
+        settings=DiffusionSettings,
+        implementation="stages.pretrain.diffusion:pretrain_diffusion",
+        output="model",
+        inputs=DATA_PORT,
+        metrics=DENOISER_METRICS,
+        source="Ho, Jain, Abbeel 2020, arXiv 2006.11239; cosine schedule: Nichol and Dhariwal 2021, arXiv 2102.09672; DiT: "
+        "Peebles and Xie 2022, arXiv 2212.09748; networks and schedules of diffusers",
+        example=TINY_DENOISER,
+        forecast="stages.pretrain.forecast:diffusion",
+        forecast_metrics=SHAPE_METRICS,
+    ),
+)
