@@ -13,13 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.driving import RunResult, Watcher, drive
-from orchestrator.engine.executors.base import Executor
 from orchestrator.engine.place import RayPlace
-from orchestrator.engine.scheduler import RunOptions
-from orchestrator.engine.signals import StopRequests
+from orchestrator.engine.run_options import RunOptions
 from orchestrator.engine.units import State
 from orchestrator.errors import (
     AlreadySubmitted,
@@ -42,6 +40,10 @@ from orchestrator.workflow.load import load_text, load_workflow
 from orchestrator.workflow.plan import Plan, PlanNode, Selection, Status
 from orchestrator.workflow.planning import make_plan
 from orchestrator.workflow.sweep_result import SweepResult
+
+if TYPE_CHECKING:
+    from orchestrator.engine.executors.base import Executor
+    from orchestrator.engine.signals import StopRequests
 
 ExecutorName = Literal["ray", "inline"]
 

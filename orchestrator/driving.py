@@ -9,12 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.engine.executors.base import Executor, MachineShape
-from orchestrator.engine.notices import Notices
-from orchestrator.engine.scheduler import Event, RunOptions, Scheduler
-from orchestrator.engine.signals import StopRequests
+from orchestrator.engine.run_options import Event, RunOptions
 from orchestrator.engine.units import State
 from orchestrator.errors import OrchestratorError, StoreError
 from orchestrator.report.run_status import RunStatus, read_run_status
@@ -22,10 +19,13 @@ from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger
-from orchestrator.sweeps.driver import RunContext, SweepGuide
 from orchestrator.workflow.plan import Plan
 from orchestrator.workflow.sweep_result import SweepResult
 from stages.contract import Throttle
+
+if TYPE_CHECKING:
+    from orchestrator.engine.executors.base import Executor, MachineShape
+    from orchestrator.engine.signals import StopRequests
 
 LOOK_FOR_CANCELS_EVERY_S = 1.0
 
@@ -76,6 +76,8 @@ def drive(  # noqa: PLR0915 - one attempt with all its ends
     `provenance` is that of the process which asked for the run; left out, of this one. Raises OrchestratorError where the run
     could not go on; the ledger then says that it failed.
     """
+    from orchestrator.engine.notices import Notices
+
     ledger = Ledger(store)
     status = read_run_status(store, run)
     status.state = "running"
@@ -94,6 +96,10 @@ def drive(  # noqa: PLR0915 - one attempt with all its ends
         _tidy(store, leases, status)
         unmet = unmet_sweeps(_settled(plan))
         return RunResult(run=run, state=State.DONE, status=status, unmet=unmet, not_told=notices.ended("done", unmet=unmet))
+
+    from orchestrator.engine.scheduler import Scheduler
+    from orchestrator.engine.signals import StopRequests
+    from orchestrator.sweeps.driver import RunContext, SweepGuide
 
     emit([{"type": "run_started"}])
     state, error = State.FAILED, ""
