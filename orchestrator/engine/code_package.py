@@ -36,22 +36,27 @@ class CodePackage:
 def code_package() -> CodePackage:
     """The package of the code that runs now. Raises ClusterError where it is larger than `MAX_BYTES`."""
     packed = io.BytesIO()
-    total = 0
+    _refuse_data()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in _files():
-            content = file.read_bytes()
-            total += len(content)
-            if total > MAX_BYTES:
-                raise ClusterError(
-                    f"the code to send is larger than {MAX_BYTES // 2**20} MiB, last with {file}; expected source files only",
-                    next_step=f"move data and weights out of {file.parent}",
-                )
             entry = zipfile.ZipInfo(name, _EARLIEST)
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, content)
+            archive.writestr(entry, file.read_bytes())
     data = packed.getvalue()
     return CodePackage(f"_ray_pkg_orchestrator_{digest_bytes(data)[:32]}.zip", data)
+
+
+def _refuse_data() -> None:
+    sizes = sorted(((file.stat().st_size, file) for _, file in _files()), reverse=True)
+    total = sum(size for size, _ in sizes)
+    if total > MAX_BYTES:
+        largest = ", ".join(f"{file} ({size / 2**20:.1f} MiB)" for size, file in sizes[:3])
+        raise ClusterError(
+            f"the code to send has {total / 2**20:.1f} MiB; expected source files only, at most {MAX_BYTES // 2**20} MiB. "
+            f"The largest: {largest}",
+            next_step=f"move data and weights out of {sizes[0][1].parent}",
+        )
 
 
 def _files() -> Iterator[tuple[str, Path]]:

@@ -159,7 +159,7 @@ def test_equal_code_makes_an_equal_package_of_our_two_packages_only() -> None:
 def test_a_package_that_is_far_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     code_package.cache_clear()
     monkeypatch.setattr("orchestrator.engine.code_package.MAX_BYTES", 1000)
-    with pytest.raises(ClusterError, match="larger than"):
+    with pytest.raises(ClusterError, match=r"The largest: .*\.py \([0-9.]+ MiB\)"):
         code_package()
     code_package.cache_clear()
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from orchestrator.engine import attached, cluster
@@ -261,21 +262,22 @@ class RayExecutor:
                 total[name] = total.get(name, 0.0) + amount
         return all(amount <= total.get(name, 0.0) + 1e-9 for name, amount in held.items())
 
-    def _new_actor(self, wanted: Amounts) -> Any:
+    @cached_property
+    def _host_class(self) -> Any:
+        """Made once: Ray pickles and sends each class that it is given, the same one, too."""
         from orchestrator.engine.executors.ray_host import StageHost
 
+        return self._ray.remote(concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0)(StageHost)
+
+    def _new_actor(self, wanted: Amounts) -> Any:
         custom = {name: amount for name, amount in wanted.items() if name not in ("CPU", "GPU", "memory")}
-        return (
-            self._ray.remote(concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0)(StageHost)
-            .options(
-                name=f"{self._run}/host-{next(self._numbers)}",
-                num_cpus=wanted.get("CPU", 0),
-                num_gpus=wanted.get("GPU", 0),
-                memory=wanted.get("memory"),
-                resources=custom or None,
-            )
-            .remote(self._store_url, self._run)
-        )
+        return self._host_class.options(
+            name=f"{self._run}/host-{next(self._numbers)}",
+            num_cpus=wanted.get("CPU", 0),
+            num_gpus=wanted.get("GPU", 0),
+            memory=wanted.get("memory"),
+            resources=custom or None,
+        ).remote(self._store_url, self._run)
 
     def _gone(self, error: Exception) -> ClusterError:
         which = f"the Ray at {self._place.address}" if self._place.address else "Ray on this machine"
