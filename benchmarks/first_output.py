@@ -2,10 +2,10 @@
 
     python benchmarks/first_output.py [--repeat 7]
 
-Each command is a process of its own over a store in which workflows/vit_compress.yaml has run with `--smoke`; the clock runs from
-its start to the first byte on either stream. The first call of each is not counted: it fills the disk's cache and Python's. The
-target is 300 ms by the median. Beside it stands `python -c print()` of the same moment, since a busy machine makes everything
-late, and the CPU time until the end, which it changes less.
+Each command is a process of its own over a store in which workflows/vit_compress.yaml has run with `--smoke`; the clock runs
+from its start to the first byte on either stream. The first call of each is not counted: it fills the disk's cache and
+Python's. The target is 300 ms by the median. Beside it stands `python -c print()` of the same moment, since a busy machine
+makes everything late, and the CPU time until the end, which it changes less.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -145,10 +144,11 @@ def _next_commands(shell: Shell, status: api.RunStatus, results: Sequence[Result
     commands = [
         (f"status {status.id}", "this run, node by node"),
         *([(f"best {status.id}", "the best trial: values, intervals, files")] if sweeps else []),
+        *([(f"pareto {status.id} --plot front.html", "the front as a picture")] if sweeps else []),
+        (f"report {status.id}", "all of it as one HTML page"),
         (f"logs {status.id}", "what its stages printed"),
         (f"show {key}", "one artifact: settings, metrics, files"),
         (f"artifacts get {files[:8]} ./out", "copy an artifact's files out"),
-        (f"why {shlex.quote(f'{last.label}@{status.id}')}", "what set a node apart from what there was"),
     ]
     width = max(len(command) for command, _ in commands)
     lines = [f"   {shell.program} {command:<{width}}  {what}" for command, what in commands]
