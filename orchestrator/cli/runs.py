@@ -28,7 +28,8 @@ def list_runs(shell: Shell, limit: int, where: str | None) -> int:
     workspace = shell.workspace
     requests = workspace.ledger.runs()
     conditions = parse_where(where) if where is not None else []
-    runs, has_more = select_runs(requests, conditions, lambda run: read_run_status(workspace.store, run), limit=limit)
+    store = workspace.store
+    runs, has_more = select_runs(requests, conditions, lambda run: read_run_status(store, run), limit=limit, width=store.width)
     if shell.as_json:
         documents = [status_document(run, {})["run"] for run in runs]
         shell.document({"runs": [{name: value for name, value in run.items() if name != "nodes"} for run in documents]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from orchestrator.errors import UsageError
 from orchestrator.report.run_status import RunStatus
 from orchestrator.report.text import shorten
 from orchestrator.store.ledger import RunRequest
+from orchestrator.store.parallel import in_parallel
 from orchestrator.workflow.units import parse_duration_s
 
 TEXTS = ("status", "workflow", "file", "id", "user", "executor", "tag.NAME")
@@ -60,22 +62,27 @@ def parse_where(text: str) -> list[Condition]:
 
 
 def select_runs(
-    requests: list[RunRequest], conditions: list[Condition], read: Callable[[str], RunStatus], *, limit: int
+    requests: list[RunRequest], conditions: list[Condition], read: Callable[[str], RunStatus], *, limit: int, width: int = 1
 ) -> tuple[list[RunStatus], bool]:
-    """The first runs that meet all conditions, and whether there are more; reads the events of no run that it need not."""
+    """The first runs that meet all conditions, and whether there are more; reads the events of no run that it need not.
+
+    `width` runs are read at once; where events decide, some may be read in vain.
+    """
+    early = [condition for condition in conditions if not condition.needs_status]
+    late = [condition for condition in conditions if condition.needs_status]
+    asked = [
+        request.id for request in requests if all(condition.holds(_asked(condition.field, request)) for condition in early)
+    ]
+    if not late:
+        return list(in_parallel(read, asked[:limit], width=width)), len(asked) > limit
     found: list[RunStatus] = []
-    for request in requests:
-        early = [condition for condition in conditions if not condition.needs_status]
-        if not all(condition.holds(_asked(condition.field, request)) for condition in early):
-            continue
-        if len(found) == limit and not any(condition.needs_status for condition in conditions):
-            return found, True
-        status = read(request.id)
-        late: Mapping[str, str | float] = {"status": status.state, "seconds": float(status.seconds)}
-        if all(condition.holds(late[condition.field]) for condition in conditions if condition.needs_status):
-            if len(found) == limit:
-                return found, True
-            found.append(status)
+    with closing(in_parallel(read, asked, width=width)) as statuses:
+        for status in statuses:
+            known: Mapping[str, str | float] = {"status": status.state, "seconds": float(status.seconds)}
+            if all(condition.holds(known[condition.field]) for condition in late):
+                if len(found) == limit:
+                    return found, True
+                found.append(status)
     return found, False
 
 

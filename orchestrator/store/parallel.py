@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 _AHEAD = 2
 
 
-def in_parallel(action: Callable[[Item], Answer], items: Iterable[Item], *, width: int) -> Iterator[Answer]:
+def in_parallel(action: Callable[[Item], Answer], items: Iterable[Item], *, width: int) -> Generator[Answer, None, None]:
     """`action` of each item, in order, with up to `width` at work and a few answers waiting; at width 1 in this very thread."""
     if width <= 1:
         yield from map(action, items)

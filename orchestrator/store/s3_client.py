@@ -172,7 +172,7 @@ class S3Client:
                     return version_of(found)
                 raise Refused from error
             except Conflict:
-                _pause(number)
+                pause(number)
         raise StoreError(f"{self.place.url}: {path} is changed by others all the time; gave up after {_CONFLICT_TRIES} tries")
 
     def delete(self, path: str, **arguments: Any) -> None:
@@ -284,9 +284,10 @@ def retried(action: Callable[[], T], *, tries: int = MAX_ATTEMPTS) -> T:
         try:
             return action()
         except Broken:
-            _pause(number)
+            pause(number)
     return action()
 
 
-def _pause(number: int) -> None:
+def pause(number: int) -> None:
+    """Wait before try `number` + 2: longer each time, and by chance, so that many do not come back at once."""
     time.sleep(random.uniform(0, min(5.0, 0.05 * 2**number)))  # noqa: S311 - jitter, no secret

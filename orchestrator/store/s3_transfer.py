@@ -1,14 +1,17 @@
-"""Large objects up and down in parallel parts with bounded memory: at most `NUM_THREADS` parts (up) or chunks (down) at once.
+"""Large objects up and down with bounded memory: at most `NUM_THREADS` parts (up) or chunks (down) at once.
 
-Up: multipart, each part signed with its SHA-256: the server refuses what the network has changed. Down: ranged reads that
-name the version they began with, each picked up where its connection broke; the digest is taken in order as parts arrive.
+Up: multipart, each part signed with its SHA-256: the server refuses what the network has changed. Down: one stream, and where
+that turns out slow, as over long distances, ranges in parallel; both name the version that they began with, are picked up where
+a connection broke, and have their digest taken as they arrive. Why not always ranges: `docs/decisions/0016-*.md`.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Generator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,16 @@ from blake3 import blake3
 
 from orchestrator.errors import IntegrityError, StoreError
 from orchestrator.store.parallel import in_parallel
-from orchestrator.store.s3_client import Broken, Refused, S3Client, retried
+from orchestrator.store.s3_client import Broken, Refused, S3Client, pause
+from orchestrator.store.s3_connect import MAX_ATTEMPTS
 
-PART_BYTES = 8 * 2**20
+PART_BYTES = 6 * 2**20  # times the threads: what an upload holds in memory
 NUM_THREADS = 8
 _MAX_PARTS = 10_000  # of S3
-_CHUNK_BYTES = 2**20
-_HASH_BYTES = 2**20
-_EMPTY_RANGE = "InvalidRange"
+JUDGED_BYTES = 16 * 2**20
+FAST_BYTES_PER_S = 256e6
+"""A stream that brings its first `JUDGED_BYTES` at this rate goes on: ranges gain little, and cost some servers much."""
+_CHUNK_BYTES = 256 * 2**10  # larger ones come in fresh memory each time
 
 
 def upload(client: S3Client, path: str, source: Path) -> None:
@@ -72,62 +77,99 @@ def download(client: S3Client, path: str, target: Path, digest: str) -> None:
     """Fill a local file; KeyError if there is no such object, IntegrityError if its content is not that of `digest`."""
     descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        _fill(client, path, descriptor, digest)
+        found = _Download(client, path, descriptor).run()
     except Refused:
         raise StoreError(
             f"{client.place.url}/{path} was replaced while it was read", next_step="run the command again"
         ) from None
     finally:
         os.close(descriptor)
+    if found != digest:
+        raise IntegrityError(
+            f"{client.place.url}/{path} is damaged: its {target.stat().st_size} bytes do not match digest {digest[:12]}"
+        )
 
 
-def _fill(client: S3Client, path: str, descriptor: int, digest: str) -> None:
-    size_bytes, version = _fetch_range(client, path, descriptor, 0, PART_BYTES, version="")
-    hasher = blake3()
-    _hash(hasher, descriptor, 0, min(size_bytes, PART_BYTES))
-    num_more = -(-(size_bytes - PART_BYTES) // PART_BYTES) if size_bytes > PART_BYTES else 0
+class _Download:
+    """One object on its way into a file; its size and its version are those that the first answer names."""
 
-    def fetch(number: int) -> int:
-        start = (number + 1) * PART_BYTES
-        _fetch_range(client, path, descriptor, start, min(size_bytes, start + PART_BYTES), version=version)
+    def __init__(self, client: S3Client, path: str, descriptor: int) -> None:
+        self._client = client
+        self._path = path
+        self._descriptor = descriptor
+        self._size_bytes = 0
+        self._version = ""
+        self._hasher = blake3()
+
+    def run(self) -> str:
+        """Fetch all of it; returns its digest."""
+        place = self._stream()
+        starts = range(place, self._size_bytes, PART_BYTES)
+        for start in in_parallel(self._fetch, starts, width=NUM_THREADS):
+            self._hash(start, min(self._size_bytes, start + PART_BYTES))
+        return self._hasher.hexdigest()
+
+    def _stream(self) -> int:
+        """Read from the beginning, up to the end or until that proves slow; returns how far it came."""
+        place, began_s = 0, 0.0
+        with closing(self._chunks(0, None)) as chunks:
+            for chunk in chunks:
+                began_s = began_s or time.monotonic()
+                self._hasher.update(chunk)
+                is_judged = place < JUDGED_BYTES <= place + len(chunk)
+                place += len(chunk)
+                if is_judged and place < (time.monotonic() - began_s) * FAST_BYTES_PER_S:
+                    break
+        return place
+
+    def _fetch(self, start: int) -> int:
+        for _ in self._chunks(start, min(self._size_bytes, start + PART_BYTES)):
+            pass
         return start
 
-    if num_more:
-        for start in in_parallel(fetch, range(num_more), width=NUM_THREADS):
-            _hash(hasher, descriptor, start, min(size_bytes, start + PART_BYTES))
-    if hasher.hexdigest() != digest:
-        raise IntegrityError(f"{client.place.url}/{path} is damaged: its {size_bytes} bytes do not match digest {digest[:12]}")
+    def _chunks(self, start: int, end: int | None) -> Generator[bytes, None, None]:
+        """Bytes from `start` up to `end` (or all), as they come and are written; asked for again where a connection breaks."""
+        place, number, last_break = start, 0, start
+        while True:
+            try:
+                for chunk in self._ask(place, end):
+                    _write(self._descriptor, chunk, place)
+                    place += len(chunk)
+                    yield chunk
+            except Broken:
+                number = 1 if place - last_break >= PART_BYTES else number + 1
+                if number == MAX_ATTEMPTS:
+                    raise
+                last_break = place
+                pause(number - 1)
+            else:
+                return
 
-
-def _fetch_range(client: S3Client, path: str, descriptor: int, start: int, end: int, *, version: str) -> tuple[int, str]:
-    """Write bytes `start` to `end` into the file; returns the object's whole size and its version."""
-    place = start
-
-    def read() -> tuple[int, str]:
-        nonlocal place
-        condition = {"IfMatch": version} if version else {}
-        try:
-            answer = client.call("get_object", path, Range=f"bytes={place}-{end - 1}", **condition)
-        except StoreError as error:
-            if start == 0 and _EMPTY_RANGE in error.message:
-                return 0, ""
-            raise
-        whole = answer.get("ContentRange")
-        size_bytes = int(whole.rpartition("/")[2]) if whole else answer["ContentLength"]
-        if not whole and place:
-            raise StoreError(f"{client.place.url}: the server does not serve parts of objects (Range)")
-        with client.explained(path, is_body=True), answer["Body"] as body:
-            while place < min(end, size_bytes):
-                chunk = body.read(min(_CHUNK_BYTES, end - place))
+    def _ask(self, place: int, end: int | None) -> Generator[bytes, None, None]:
+        """What one request brings; Broken if that is not all."""
+        condition = {"IfMatch": self._version} if self._version else {}
+        part = {"Range": f"bytes={place}-{'' if end is None else end - 1}"} if place else {}
+        answer = self._client.call("get_object", self._path, **condition, **part)
+        if not self._version:
+            self._size_bytes, self._version = answer["ContentLength"], answer["ETag"]
+        if part and "ContentRange" not in answer:
+            raise StoreError(f"{self._client.place.url}: the server does not serve parts of objects (Range)")
+        missing = (self._size_bytes if end is None else end) - place
+        with answer["Body"] as body:
+            while missing:
+                with self._client.explained(self._path, is_body=True):
+                    chunk = body.read(min(_CHUNK_BYTES, missing))
                 if not chunk:
-                    break
-                _write(descriptor, chunk, place)
-                place += len(chunk)
-        if place < min(end, size_bytes):
-            raise Broken(f"{client.place.url}/{path}: the answer was cut short")
-        return size_bytes, answer["ETag"]
+                    raise Broken(f"{self._client.place.url}/{self._path}: the answer was cut short")
+                missing -= len(chunk)
+                yield chunk
 
-    return retried(read)
+    def _hash(self, start: int, end: int) -> None:
+        """Take parts of the file into the digest, in order."""
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        while start < end and (length := os.preadv(self._descriptor, [buffer[: end - start]], start)):
+            self._hasher.update(buffer[:length])
+            start += length
 
 
 def _write(descriptor: int, data: bytes, place: int) -> None:
@@ -136,10 +178,3 @@ def _write(descriptor: int, data: bytes, place: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, place)
         view, place = view[written:], place + written
-
-
-def _hash(hasher: Any, descriptor: int, start: int, end: int) -> None:
-    buffer = memoryview(bytearray(min(_HASH_BYTES, end - start)))
-    while start < end and (length := os.preadv(descriptor, [buffer[: end - start]], start)):
-        hasher.update(buffer[:length])
-        start += length

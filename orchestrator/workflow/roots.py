@@ -12,6 +12,7 @@ from orchestrator.store.inventory import Inventory
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger, RunRequest
 from orchestrator.store.names import Names
+from orchestrator.store.parallel import in_parallel
 from orchestrator.workflow.imported import STAGE as IMPORT_STAGE
 from orchestrator.workflow.settled import read_result
 from orchestrator.workflow.sweep_result import SWEEP_STAGE, SweepResult
@@ -68,11 +69,14 @@ def _with_reasons(store: Store, inventory: Inventory, rules: RootRules) -> Itera
     making, running = live_leases(store)
     yield from ((key, "being made") for key in making)
     ledger = Ledger(store)
-    for index, request in enumerate(ledger.runs()):
-        is_running = request.id in running
-        if is_running or index < rules.keep_runs or request.created >= rules.keep_since:
-            why = "of a running run" if is_running else "of a recent run"
-            yield from ((key, why) for key in keys_of_run(ledger, request))
+    kept = [
+        request for index, request in enumerate(ledger.runs())
+        if request.id in running or index < rules.keep_runs or request.created >= rules.keep_since
+    ]  # fmt: skip
+    found = in_parallel(lambda request: keys_of_run(ledger, request), kept, width=store.width)
+    for request, keys in zip(kept, found, strict=True):
+        why = "of a running run" if request.id in running else "of a recent run"
+        yield from ((key, why) for key in keys)
     if rules.keep_imports:
         yield from ((key, "imported") for key, held in inventory.artifacts.items() if held.stage == IMPORT_STAGE)
     if rules.keep_sweeps:

@@ -81,12 +81,15 @@ def series() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """moto behind a proxy that does nothing yet, and the environment that leads through it; retries come at once."""
+def proxy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A server behind a proxy that does nothing yet, and the environment that leads through it; retries come at once.
+
+    It is moto, if the test names no other one (`indirect=True`).
+    """
     from botocore.retries.standard import ExponentialBackoff
 
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.01)
-    server = started("moto")
+    server = started(getattr(request, "param", "moto"))
     with ExitStack() as stack:
         found = stack.enter_context(proxied(server.endpoint))
         variables = {**server.variables, "AWS_ENDPOINT_URL": found.endpoint, "ORCHESTRATOR_CACHE": str(tmp_path / "cache")}

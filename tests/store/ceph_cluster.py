@@ -140,7 +140,7 @@ mon_data = {folder}/mon
 [osd]
 osd_data = {folder}/osd
 osd_objectstore = memstore
-memstore_device_bytes = 2147483648
+memstore_device_bytes = 8589934592
 osd_class_load_list = *
 osd_class_default_list = *
 osd_check_max_object_name_len_on_startup = false

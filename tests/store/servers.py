@@ -26,6 +26,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from orchestrator.store.base import Store, open_store
+from orchestrator.store.blobs import digest_bytes
 from orchestrator.store.local import LocalStore
 from orchestrator.store.s3 import S3Store
 
@@ -177,6 +178,20 @@ def opened_store(kind: str, folder: Path) -> Iterator[Store]:
         return
     with environment({**started(kind).variables, "ORCHESTRATOR_CACHE": str(folder / "cache")}):
         yield open_store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+
+
+def put_content(store: Store, content: bytes) -> str:
+    """Put a blob; returns its digest."""
+    source = store.workspace("w") / "file"
+    source.write_bytes(content)
+    store.put_blob(source, digest_bytes(content))
+    return digest_bytes(content)
+
+
+def other_machine(place: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The same store with an empty cache."""
+    monkeypatch.setenv("ORCHESTRATOR_CACHE", str(folder / f"cache-{time.monotonic_ns()}"))
+    return open_store(place)
 
 
 def damage_blob(store: Store, digest: str, content: bytes) -> None:

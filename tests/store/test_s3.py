@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from servers import Server, damage_blob, environment, started
+from servers import Server, damage_blob, environment, other_machine, put_content, started
 
 from orchestrator.errors import IntegrityError, StoreError
 from orchestrator.store import s3_log, s3_transfer
 from orchestrator.store.base import open_store
 from orchestrator.store.blobs import digest_bytes
 from orchestrator.store.cache import BlobCache
-from orchestrator.store.s3 import S3Store
-from orchestrator.store.s3_client import Broken, Refused, S3Client
+from orchestrator.store.s3_client import Refused, S3Client
 from orchestrator.store.s3_probe import probe
-
-
-def put(store: S3Store, content: bytes) -> str:
-    source = store.workspace("w") / "file"
-    source.write_bytes(content)
-    store.put_blob(source, digest_bytes(content))
-    return digest_bytes(content)
-
-
-def other_machine(place: str, tmp_path, monkeypatch) -> S3Store:
-    """The same store with an empty cache."""
-    monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / f"cache-{time.monotonic_ns()}"))
-    return open_store(place)
 
 
 def test_the_probe_finds_out_what_each_server_honours(server: Server, place: str) -> None:
@@ -63,7 +48,7 @@ def test_a_server_without_preconditions_is_refused_with_a_way_out(place: str, tm
         with pytest.raises(StoreError):
             store.delete("key", version="v")
         assert store.read("key") is None
-        put(store, b"blobs need no conditions")
+        put_content(store, b"blobs need no conditions")
 
 
 @pytest.mark.parametrize("operation", ["create", "replace"])
@@ -109,26 +94,14 @@ def test_a_missing_bucket_and_missing_keys_say_what_to_do(moto: Server, tmp_path
     assert "AWS_PROFILE" in caught.value.next_step
 
 
-@pytest.mark.parametrize(
-    "size_bytes", [0, 1, s3_transfer.PART_BYTES, s3_transfer.PART_BYTES + 1, 3 * s3_transfer.PART_BYTES + 5]
-)
-def test_a_blob_of_any_size_travels_whole(server: Server, place: str, tmp_path, monkeypatch, size_bytes: int) -> None:
-    """Borders of parts are where bytes get lost."""
-    content = (os.urandom(997) * (size_bytes // 997 + 1))[:size_bytes]
-    digest = put(open_store(place), content)
-    found = other_machine(place, tmp_path, monkeypatch)
-    assert found.has_blob(digest, size_bytes)
-    assert found.blob_path(digest).read_bytes() == content
-
-
 def test_what_this_machine_wrote_is_neither_sent_nor_fetched_again(
     moto: Server, place: str, tmp_path, monkeypatch, requests: list[str]
 ) -> None:
     """A checkpoint of gigabytes would travel for nothing; elsewhere it travels once."""
     store = open_store(place)
-    digest = put(store, b"content")
+    digest = put_content(store, b"content")
     del requests[:]
-    put(store, b"content")
+    put_content(store, b"content")
     assert requests == ["head_object"]
     assert store.blob_path(digest).read_bytes() == b"content"
     assert requests == ["head_object"]
@@ -143,7 +116,7 @@ def test_many_threads_and_processes_of_a_machine_fetch_a_blob_once(
     moto: Server, place: str, tmp_path, monkeypatch, race
 ) -> None:
     """Eight stages that start together would fetch one model eight times."""
-    digest = put(open_store(place), b"content")
+    digest = put_content(open_store(place), b"content")
     found = other_machine(place, tmp_path, monkeypatch)
     fetched = tmp_path / "fetched"
     download = s3_transfer.download
@@ -161,7 +134,7 @@ def test_many_threads_and_processes_of_a_machine_fetch_a_blob_once(
 def test_a_blob_that_was_damaged_on_the_server_is_refused(moto: Server, place: str, tmp_path, monkeypatch) -> None:
     """A stage would read something else than what was made."""
     store = open_store(place)
-    digest = put(store, b"content")
+    digest = put_content(store, b"content")
     damage_blob(store, digest, b"CONTENT")
     with pytest.raises(IntegrityError, match="damaged"):
         store.blob_path(digest)
@@ -170,65 +143,12 @@ def test_a_blob_that_was_damaged_on_the_server_is_refused(moto: Server, place: s
 
 def test_a_blob_that_was_damaged_in_the_cache_is_fetched_again(moto: Server, place: str, monkeypatch) -> None:
     """A bad disk here must not set an artifact aside for everybody."""
-    digest = put(open_store(place), b"content")
+    digest = put_content(open_store(place), b"content")
     store = open_store(place)
     cached = store.cache.path(digest)
     cached.chmod(0o644)
     cached.write_bytes(b"CONTENT")
     assert store.blob_path(digest).read_bytes() == b"content"
-
-
-def test_a_read_that_breaks_is_picked_up_where_it_broke(moto: Server, place: str, tmp_path, monkeypatch) -> None:
-    """Long transfers lose a connection now and then."""
-    content = os.urandom(2 * s3_transfer.PART_BYTES)
-    digest = put(open_store(place), content)
-    found = other_machine(place, tmp_path, monkeypatch)
-    asked = []
-    call = S3Client.call
-
-    class Breaking:
-        def __init__(self, body) -> None:
-            self.body = body
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.body.close()
-
-        def read(self, size):
-            if self.body.tell() >= 2**20:
-                raise Broken("the cable")
-            return self.body.read(size)
-
-    def breaking(self, operation, path="", **arguments):
-        answer = call(self, operation, path, **arguments)
-        if operation == "get_object":
-            asked.append(arguments["Range"])
-            if len(asked) <= 3:
-                answer["Body"] = Breaking(answer["Body"])
-        return answer
-
-    monkeypatch.setattr(S3Client, "call", breaking)
-    assert found.blob_path(digest).read_bytes() == content
-    assert f"bytes={2**20}-{s3_transfer.PART_BYTES - 1}" in asked
-
-
-def test_an_upload_that_fails_leaves_no_parts_behind(moto: Server, place: str, monkeypatch) -> None:
-    """Parts of unfinished uploads are paid for, and listed nowhere."""
-    store = open_store(place)
-    call = S3Client.call
-
-    def failing(self, operation, path="", **arguments):
-        if operation == "upload_part" and arguments["PartNumber"] == 2:
-            raise Broken("no")
-        return call(self, operation, path, **arguments)
-
-    monkeypatch.setattr(S3Client, "call", failing)
-    with pytest.raises(StoreError):
-        put(store, b"x" * (s3_transfer.PART_BYTES * 2))
-    listed = store.client.raw.list_multipart_uploads(Bucket="bucket", Prefix=store.client.place.prefix)
-    assert not listed.get("Uploads")
 
 
 def test_a_log_asks_for_at_most_one_write_a_second_and_loses_nothing(moto: Server, place: str, requests: list[str]) -> None:
