@@ -26,6 +26,9 @@ class StageSettings(BaseModel):
         """Name, version and content digest of the data that the stage reads, or None where it reads none."""
         return None
 
+    def refuse_workers(self, workers: int) -> None:
+        """Raise ValueError where so many processes cannot share the work; asked of `data_parallel` stages alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
@@ -47,6 +50,8 @@ class StageSpec:
     `example_stages` the name of that stage, where it is not the first of the catalog that makes such a kind.
     `forecast` is "package.module:function" too, imported only where forecasts are made (see `Forecast`); `forecast_metrics` are
     the metrics that it may know, where it knows its inputs.
+    `data_parallel`: several processes may run the stage together (`StageContext.world_size`), torch.distributed being started;
+    all write the same files, of which those of the first count.
     """
 
     name: str
@@ -64,6 +69,7 @@ class StageSpec:
     experimental: bool = False
     forecast: str = ""
     forecast_metrics: Sequence[str] = ()
+    data_parallel: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +126,10 @@ class Cancelled(Exception):
 
 class TrainingDiverged(RuntimeError):
     """The loss or a weight stopped being finite. A failure of the settings, so it is not tried again."""
+
+
+class WorkersLost(RuntimeError):
+    """One of the processes that run a stage together does not answer the others. Worth another attempt."""
 
 
 class Checkpoints:
@@ -186,6 +196,8 @@ class StageContext:
     Files written under `output` become the artifact. `scratch` is for temporary files and does not outlive the attempt.
     `num_threads` has been applied to torch by whoever calls the stage's function only where torch was loaded already, so a
     stage that trains calls `torch.set_num_threads(context.num_threads)` itself.
+    `rank` tells which of `world_size` processes this is; more than one only where the stage is `data_parallel`. The first
+    alone reports, saves states and is asked to stop.
     """
 
     settings: Any

@@ -55,17 +55,18 @@ def logs(
         shell.document({
             "run": status.id,
             "logs": [
-                {"node": entry.label, "attempt": number, "text": "\n".join(_last(text, tail))} for entry, number, text in found
+                {"node": entry.label, **_which(number, worker), "text": "\n".join(_last(text, tail))}
+                for entry, number, worker, text in found
             ],
         })  # fmt: skip
         return 0
-    for entry, number, text in found:
+    for entry, number, worker, text in found:
         if not text and len(found) > 1:
             continue
         if len(found) > 1:
-            shell.data([f"==> {entry.label}, attempt {number} <=="])
+            shell.data([_heading(entry.label, number, worker)])
         shell.data(_last(text, tail))
-    if not any(text for _, _, text in found):
+    if not any(text for *_, text in found):
         shell.say(_nothing(nodes, found) + (f" within {since}" if since is not None and found else ""))
     return 0
 
@@ -86,15 +87,25 @@ def _logs(
     nodes: Sequence[NodeStatus],
     attempt: int | None,
     starts: Starts,
-) -> Iterator[tuple[NodeStatus, int, str]]:
+) -> Iterator[tuple[NodeStatus, int, int, str]]:
     ledger = shell.workspace.ledger
     for node in nodes:
         known = ledger.log_attempts(status.id, node.folder)
         number = attempt if attempt in known else known[-1] if known and attempt is None else None
         if number is not None:
             start = starts.get((node.label, number), 0)
-            data = b"" if start is None else ledger.read_log(status.id, node.folder, number, offset=start)
-            yield node, number, data.decode("utf-8", "replace")
+            for worker in ledger.log_workers(status.id, node.folder, number):
+                offset = start if worker == 0 else start and 0  # the ledger knows when the first one printed what
+                found = b"" if offset is None else ledger.read_log(status.id, node.folder, number, worker=worker, offset=offset)
+                yield node, number, worker, found.decode("utf-8", "replace")
+
+
+def _which(attempt: int, worker: int) -> dict[str, int]:
+    return {"attempt": attempt, "worker": worker} if worker else {"attempt": attempt}
+
+
+def _heading(label: str, attempt: int, worker: int) -> str:
+    return f"==> {label}, {', '.join(f'{word} {number}' for word, number in _which(attempt, worker).items())} <=="
 
 
 def _last(text: str, tail: int | None) -> list[str]:
@@ -126,20 +137,20 @@ def _follow(
 
     shell.stay()
     ledger = shell.workspace.ledger
-    offsets = {place: start for place, start in starts.items() if start}
-    seen: set[tuple[str, int]] = set()
-    shown: tuple[str, int] | None = None
+    offsets = {(*place, 0): start for place, start in starts.items() if start}
+    seen: set[tuple[str, int, int]] = set()
+    shown: tuple[str, int, int] | None = None
     while not shell.reader_is_gone:
         is_last_look = status.state in FINAL_STATES
         nodes = nodes_of_run(status, node_name) if node_name is not None else list(status.nodes.values())
         for node in nodes:
             if not node.attempt:
                 continue
-            for number in ledger.log_attempts(status.id, node.folder):
-                place = (node.label, number)
-                if attempt not in (None, number) or starts.get(place, 0) is None:
+            for number, worker in ledger.logs(status.id, node.folder):
+                place = (node.label, number, worker)
+                if attempt not in (None, number) or starts.get(place[:2], 0) is None:
                     continue
-                data = ledger.read_log(status.id, node.folder, number, offset=offsets.get(place, 0))
+                data = ledger.read_log(status.id, node.folder, number, worker=worker, offset=offsets.get(place, 0))
                 whole = data if is_last_look else data[: data.rfind(b"\n") + 1]
                 text = whole.decode("utf-8", "replace")
                 lines = _last(text, tail if place not in seen else None)
@@ -148,10 +159,10 @@ def _follow(
                 if not lines:
                     continue
                 if shell.as_json:
-                    shell.json_line({"run": status.id, "node": node.label, "attempt": number, "text": "\n".join(lines)})
+                    shell.json_line({"run": status.id, "node": node.label, **_which(number, worker), "text": "\n".join(lines)})
                     continue
-                if len(nodes) > 1 and shown != place:
-                    shell.data([f"==> {node.label}, attempt {number} <=="])
+                if (len(nodes) > 1 or worker or (shown and shown[2])) and shown != place:
+                    shell.data([_heading(node.label, number, worker)])
                 shown = place
                 shell.data(lines)
         if is_last_look:

@@ -11,14 +11,15 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from orchestrator.engine.executors.base import MachineShape
-from orchestrator.engine.floor import GPU, Amounts, Floor, Place, fits, request_amounts, weight
+from orchestrator.engine.floor import GPU, Floor, Place, request_amounts, weight
 from orchestrator.workflow.spec import Resources
 
 MAX_OVERTAKEN_S = 60.0
 MAX_STRANDED_S = 300.0
 """So long may machines that a node needs be away (a preempted one comes back, an autoscaler starts another)."""
 
-Request = tuple[tuple[str, float], ...]
+Request = tuple[int, tuple[tuple[str, float], ...]]
+"""Workers, and what each of them asks for, by resource name."""
 
 
 class Admission:
@@ -46,10 +47,12 @@ class Admission:
 
     def reason_infeasible(self, resources: Resources) -> str:
         """Why no machine could ever run this; empty if one can."""
-        wanted = request_amounts(resources)
-        if self.max_gpus is not None and wanted.get(GPU, 0.0) > self.max_gpus:
-            return f"it asks for {wanted[GPU]:g} GPU, and this run may use {self.max_gpus:g} (--max-gpus)"
-        return self.floor.reason_infeasible(wanted)
+        wanted, workers = request_amounts(resources), resources.workers
+        if workers > 1 and self.max_at_once == 1:
+            return f"it asks for {workers} workers, and there is one process; run it on Ray (--executor ray), or set workers: 1"
+        if self.max_gpus is not None and (gpus := workers * wanted.get(GPU, 0.0)) > self.max_gpus:
+            return f"it asks for {gpus:g} GPU, and this run may use {self.max_gpus:g} (--max-gpus)"
+        return self.floor.reason_infeasible(wanted, workers=workers)
 
     @property
     def is_asked(self) -> bool:
@@ -58,22 +61,23 @@ class Admission:
 
     def stranded(self, now_s: float) -> list[str]:
         """Labels that are ready and that no machine could run any more since `MAX_STRANDED_S` seconds."""
-        for amounts, queue in self._queues.items():
-            if queue and not any(fits(dict(amounts), shape) for shape in self.floor.shapes.values()):
-                self._stranded_since.setdefault(amounts, now_s)
+        for request, queue in self._queues.items():
+            workers, amounts = request
+            if queue and not self.floor.could_give(dict(amounts), workers=workers):
+                self._stranded_since.setdefault(request, now_s)
             else:
-                self._stranded_since.pop(amounts, None)
-        late = [amounts for amounts, since_s in self._stranded_since.items() if now_s - since_s > MAX_STRANDED_S]
-        return [label for amounts in late for label in self._queues[amounts]]
+                self._stranded_since.pop(request, None)
+        late = [request for request, since_s in self._stranded_since.items() if now_s - since_s > MAX_STRANDED_S]
+        return [label for request in late for label in self._queues[request]]
 
     def add(self, label: str, resources: Resources) -> None:
         """Queue a node that is ready."""
-        amounts = tuple(sorted(request_amounts(resources).items()))
-        if amounts not in self._queues:
-            self._queues[amounts] = OrderedDict()
-            self._queues = dict(sorted(self._queues.items(), key=lambda item: weight(dict(item[0])), reverse=True))
-        self._queues[amounts][label] = None
-        self._queue_of[label] = amounts
+        request = (resources.workers, tuple(sorted(request_amounts(resources).items())))
+        if request not in self._queues:
+            self._queues[request] = OrderedDict()
+            self._queues = dict(sorted(self._queues.items(), key=lambda item: _weight(item[0]), reverse=True))
+        self._queues[request][label] = None
+        self._queue_of[label] = request
 
     def withdraw(self, label: str) -> None:
         """Take a node that is ready out of its queue."""
@@ -81,22 +85,23 @@ class Admission:
 
     def room_for(self, requests: Iterable[Resources]) -> int:
         """How many nodes with the largest of these requests the machines hold at once; at least 1."""
-        wanted = [request_amounts(resources) for resources in requests]
-        bounds = [self.floor.places_for(amounts) for amounts in wanted]
+        wanted = [(resources.workers, request_amounts(resources)) for resources in requests]
+        bounds = [self.floor.places_for(amounts) // workers for workers, amounts in wanted]
         if self.max_gpus is not None:
-            bounds += [int(self.max_gpus // amounts[GPU]) for amounts in wanted if GPU in amounts]
+            bounds += [int(self.max_gpus // (workers * amounts[GPU])) for workers, amounts in wanted if GPU in amounts]
         return max(1, min([*bounds, *filter(None, [self.max_at_once])], default=1))
 
     def admit(self, now_s: float) -> list[str]:
         """Labels that start now, their resources taken."""
         admitted: list[str] = []
-        for amounts, queue in self._queues.items():
+        for (workers, amounts), queue in self._queues.items():
             wanted = dict(amounts)
-            while queue and self._may_take(wanted) and (place := self.floor.take(wanted)) is not None:
+            gpus = workers * wanted.get(GPU, 0.0)
+            while queue and self._may_take(gpus) and (place := self.floor.take(wanted, workers=workers)) is not None:
                 label, _ = queue.popitem(last=False)
                 del self._queue_of[label]
                 self._held[label] = place
-                self._held_gpus += wanted.get(GPU, 0.0)
+                self._held_gpus += gpus
                 admitted.append(label)
             if queue:
                 label, since_s = next(iter(queue.items()))
@@ -109,10 +114,15 @@ class Admission:
     def release(self, label: str) -> None:
         """Give back what a node held."""
         place = self._held.pop(label)
-        self._held_gpus -= place.amounts.get(GPU, 0.0)
+        self._held_gpus -= sum(each.amounts.get(GPU, 0.0) for each in place.each)
         self.floor.account(place, +1)
 
-    def _may_take(self, wanted: Amounts) -> bool:
+    def _may_take(self, gpus: float) -> bool:
         if self.max_at_once is not None and len(self._held) >= self.max_at_once:
             return False
-        return self.max_gpus is None or self._held_gpus + wanted.get(GPU, 0.0) <= self.max_gpus + 1e-9
+        return self.max_gpus is None or self._held_gpus + gpus <= self.max_gpus + 1e-9
+
+
+def _weight(request: Request) -> tuple[float, ...]:
+    workers, amounts = request
+    return tuple(workers * amount for amount in weight(dict(amounts)))

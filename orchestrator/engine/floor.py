@@ -6,7 +6,7 @@ Machines with the same room are looked at once, however many they are: a thousan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.engine.executors.base import MachineShape
 from orchestrator.workflow.spec import Resources
@@ -21,11 +21,20 @@ Room = tuple[tuple[tuple[str, float], ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Place:
-    """What is held of one machine: amounts by resource name, and shares of GPUs by their numbers there."""
+    """What is held of one machine: amounts by resource name, and shares of GPUs by their numbers there.
+
+    `others`: the places of further workers of the same node.
+    """
 
     machine: str
     amounts: Mapping[str, float]
     gpus: tuple[tuple[int, float], ...]
+    others: tuple[Place, ...] = ()
+
+    @property
+    def each(self) -> tuple[Place, ...]:
+        """This place and the others."""
+        return (self, *self.others)
 
 
 @dataclass
@@ -50,11 +59,14 @@ class Floor:
         for name in self._machines:
             self._file(name)
 
-    def take(self, wanted: Mapping[str, float]) -> Place | None:
+    def take(self, wanted: Mapping[str, float], *, workers: int = 1) -> Place | None:
         """Take a request from the machine with the least to spare that has room; None where none has.
 
-        So large requests find room elsewhere, and GPUs are left to who asks for them.
+        So large requests find room elsewhere, and GPUs are left to who asks for them. Each of several workers takes it, all or
+        none of them.
         """
+        if workers > 1:
+            return self._take_each(wanted, workers)
         fitting = [room for room in self._with_room if _has_room(wanted, room)]
         if not fitting:
             return None
@@ -65,6 +77,8 @@ class Floor:
 
     def account(self, place: Place, sign: int) -> None:
         """Count a place as free again (+1) or as taken (-1); of a machine that is gone, nothing."""
+        for other in place.others:
+            self.account(other, sign)
         machine = self._machines.get(place.machine)
         if machine is None:
             return
@@ -75,12 +89,19 @@ class Floor:
                 machine.gpus[number] += sign * share
         self._file(place.machine)
 
-    def reason_infeasible(self, wanted: Mapping[str, float]) -> str:
+    def could_give(self, wanted: Mapping[str, float], *, workers: int = 1) -> bool:
+        """Whether there is room for this while nothing else runs."""
+        return any(fits(wanted, shape) for shape in self.shapes.values()) and (
+            workers == 1 or self.places_for(wanted) >= workers
+        )
+
+    def reason_infeasible(self, wanted: Mapping[str, float], *, workers: int = 1) -> str:
         """Why no machine could ever give this; empty if one can."""
-        if any(fits(wanted, shape) for shape in self.shapes.values()):
+        if self.could_give(wanted, workers=workers):
             return ""
         offers = "; ".join(dict.fromkeys(describe(shape) for shape in self.shapes.values())) or "no machine"
-        return f"it asks for {describe(wanted)}, and there is {offers}"
+        asked = describe(wanted) if workers == 1 else f"{workers} workers with {describe(wanted)} each"
+        return f"it asks for {asked}, and there is {offers}"
 
     def places_for(self, wanted: Mapping[str, float]) -> int:
         """How many such requests the machines hold at once when nothing else runs."""
@@ -93,6 +114,16 @@ class Floor:
                 numbers.append(gpus * int((1 + EPSILON) // share) if share < 1 else int((gpus + EPSILON) // share))
             found += min(numbers, default=0)
         return found
+
+    def _take_each(self, wanted: Mapping[str, float], workers: int) -> Place | None:
+        places: list[Place] = []
+        while len(places) < workers and (place := self.take(wanted)) is not None:
+            places.append(place)
+        if len(places) == workers:
+            return replace(places[0], others=tuple(places[1:]))
+        for place in places:
+            self.account(place, +1)
+        return None
 
     def _choose_gpus(self, name: str, share: float) -> tuple[tuple[int, float], ...]:
         """A fraction from the fullest GPU that has it, whole ones from those that are free."""
@@ -120,7 +151,7 @@ class Floor:
 
 
 def request_amounts(resources: Resources) -> Amounts:
-    """The request by resource name, what is not asked for left out."""
+    """The request of each worker by resource name, what is not asked for left out."""
     amounts = {"CPU": float(resources.cpus), GPU: float(resources.gpus), "memory": float(resources.memory or 0)}
     return {name: amount for name, amount in {**amounts, **resources.custom}.items() if amount > 0}
 

@@ -39,4 +39,5 @@ class Meter:
 
 def hours_of(resources: Resources, seconds: float) -> Hours:
     """What holding the resources for some seconds comes to."""
-    return Hours(resources.gpus * seconds / 3600, resources.cpus * seconds / 3600)
+    hours = resources.workers * seconds / 3600
+    return Hours(resources.gpus * hours, resources.cpus * hours)

@@ -15,6 +15,7 @@ from orchestrator.engine.gpu_memory import gpu_share
 from orchestrator.engine.work import Ending, Outcome
 from orchestrator.errors import StoreError
 from orchestrator.workflow.spec import Resources, Retry
+from stages.contract import WorkersLost
 
 MAX_BACKOFF_S = 60.0
 MAX_UNCOUNTED = 20
@@ -80,6 +81,8 @@ def failure_class(outcome: Outcome, *, ran_too_long: bool) -> FailureClass:
 def ending_of(error: BaseException) -> Ending:
     """How an attempt ended whose stage raised this: out of memory, a full disk and a lost store are no fault of it."""
     for each in _causes(error):
+        if isinstance(each, WorkersLost):
+            return Ending.LOST
         if isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError":
             return Ending.NO_MEMORY
         if isinstance(each, RuntimeError) and any(words in str(each) for words in _MEMORY_WORDS):
@@ -178,6 +181,8 @@ def more_memory(
     largest = max(machines, key=lambda shape: (shape.memory_bytes, shape.cpus))
     had_bytes = held.memory or outcome.peak_memory_bytes or int(largest.memory_bytes * min(1.0, held.cpus / largest.cpus))
     wanted = max(2 * had_bytes, (held.memory or 0) + 1)
+    if held.workers > 1 and sum(shape.memory_bytes // wanted for shape in machines) < held.workers:
+        return None
     if wanted < largest.memory_bytes:
         return held.model_copy(update={"memory": wanted}), f"use memory {wanted / 2**30:.2g}GiB (policy oom: grow)"
     if held.cpus >= largest.cpus and (held.memory or 0) >= largest.memory_bytes:

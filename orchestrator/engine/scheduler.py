@@ -253,7 +253,10 @@ class Scheduler(RunView):
             unit.stop_asked_at = None
             self.running[label] = unit
             self.meter.start(unit.label, unit.resources, unit.started_at)
-            held = {"cpus": unit.resources.cpus, **({"gpus": unit.resources.gpus} if unit.resources.gpus else {})}
+            workers = unit.resources.workers
+            held = {"cpus": unit.resources.cpus * workers}
+            if unit.resources.gpus:
+                held["gpus"] = unit.resources.gpus * workers
             self._event("node_started", unit, attempt=unit.attempt, **held)
             work = order_for(unit, self.units, run=self.run, provenance=self.provenance)
             self.executor.submit(work, unit.resources)

@@ -10,14 +10,14 @@ import resource
 import socket
 import time
 import traceback
-import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from orchestrator.engine.attempt_folders import AttemptFolders
 from orchestrator.engine.checkpoints import NodeCheckpoints
 from orchestrator.engine.gpu_memory import NO_GPU, begin_gpu_measurement, measured_gpu_peak
 from orchestrator.engine.provenance import environment_versions
@@ -30,11 +30,11 @@ from orchestrator.store.base import Store
 from orchestrator.store.checkpoints import remove_mirrored
 from orchestrator.store.lease import Holder, Lease, Leases
 from orchestrator.store.ledger import Ledger, now_text
-from orchestrator.store.processes import is_left_by_dead_process, process_mark
+from orchestrator.store.processes import is_left_by_dead_process
 from orchestrator.workflow.drift import source_digest
 from orchestrator.workflow.identity import canonical_value
 from stages.catalog import find_stage, load_implementation
-from stages.contract import Artifact, Cancelled, StageContext, StageResult, StageSpec, Throttle
+from stages.contract import Artifact, Cancelled, Checkpoints, StageContext, StageResult, StageSpec, Throttle
 
 PROGRESS_INTERVAL_S = 0.25
 DURABLE_FROM_S = 1.0
@@ -42,6 +42,20 @@ DURABLE_FROM_S = 1.0
 for less than the flush may cost on a busy disk."""
 
 CaptureOutput = Callable[[Path], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which of several workers this is that run one node together; without others, the only one.
+
+    `meet` is called by all of them before the stage, and by the first one also where it does not come to that: it gives its
+    argument to the others, who go on if it is true. `device`: "" for what the order says.
+    """
+
+    rank: int = 0
+    workers: int = 1
+    device: str = ""
+    meet: Callable[[bool], bool] = lambda goes: goes
 
 
 class Worker:
@@ -55,6 +69,7 @@ class Worker:
         capture: CaptureOutput,
         is_cancelled: Callable[[], bool],
         on_beat: Callable[[float], None] = lambda _age_s: None,
+        share: Share = Share(),
     ) -> None:
         self.store = store
         self.artifacts = Artifacts(store)
@@ -63,7 +78,9 @@ class Worker:
         self.capture = capture
         self.is_cancelled = is_cancelled
         self.num_epochs = 0  # reported so far, by all stages
-        self._folder = _Folder(store)
+        self._share = share
+        self._has_met = False
+        self._folder = AttemptFolders(store)
 
     def run_work(self, work: Work) -> Outcome:
         """One attempt at one node."""
@@ -84,13 +101,46 @@ class Worker:
         except Cancelled:
             return Outcome(ending=Ending.CANCELLED, error="the stage stopped as if asked to", error_type="Cancelled")
         except IntegrityError as error:
-            return _failure(Ending.DAMAGED_INPUT, error)
+            return failure(Ending.DAMAGED_INPUT, error)
         except StageFailed as error:
-            return _failure(Ending.FAILED, error)
+            return failure(Ending.FAILED, error)
         except (StoreError, OSError) as error:
-            return _failure(Ending.STORAGE, error)
+            return failure(Ending.STORAGE, error)
         except LeaseLost as error:
-            return _failure(Ending.LEASE_LOST, error)
+            return failure(Ending.LEASE_LOST, error)
+
+    def run_share(self, work: Work) -> Outcome:
+        """One attempt together with others: the first worker's outcome is that of the node."""
+        if self._share.rank:
+            return self._follow(work)
+        try:
+            return self.run_work(work)
+        finally:
+            if not self._has_met:
+                self._share.meet(False)
+
+    def _follow(self, work: Work) -> Outcome:
+        """Run the stage beside the first worker. What it writes is what the first one writes, and is thrown away."""
+        if not self._share.meet(True):
+            return Outcome(ending=Ending.SHARED)
+        spec = find_stage(work.stage)
+        if spec is None:
+            return Outcome(ending=Ending.FAILED, error=f"stage {work.stage} is not installed here", error_type="LookupError")
+        try:
+            inputs, _ = self._open_inputs(work)
+            with self._folder.fresh() as folders:
+                log_file = self.ledger.log_file(work.run, work.folder, work.attempt, worker=self._share.rank)
+                with log_file as log, self.capture(log):
+                    self._call_stage(work, spec, folders, inputs, Checkpoints(folders[1] / "none"), log)
+        except Cancelled:
+            return Outcome(ending=Ending.CANCELLED, error="the stage stopped as if asked to", error_type="Cancelled")
+        except IntegrityError as error:
+            return failure(Ending.DAMAGED_INPUT, error)
+        except Exception as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
+            return failure(ending_of(error), error)
+        finally:
+            self.store.release_blobs()
+        return Outcome(ending=Ending.DONE)
 
     def close(self) -> None:
         """Return what is held."""
@@ -117,8 +167,10 @@ class Worker:
                     begin_gpu_measurement()
                     with self.ledger.log_file(work.run, work.folder, work.attempt) as log, self.capture(log):
                         checkpoints.bring()
+                        self._has_met = True
+                        self._share.meet(True)
                         metrics, measurements = _checked(
-                            self._call_stage(work, spec, lease, (output, scratch), inputs, checkpoints, log)
+                            self._call_stage(work, spec, (output, scratch), inputs, checkpoints, log, lease=lease)
                         )
                 except Cancelled:
                     is_unfinished = True
@@ -129,7 +181,7 @@ class Worker:
                 except BaseException as error:  # noqa: BLE001 - a stage may raise anything; it all becomes an outcome
                     self.leases.confirm(lease)  # whoever took it over may have finished and removed the saved states
                     is_unfinished = True
-                    return _failure(ending_of(error), error, resumed=checkpoints.resumed)
+                    return failure(ending_of(error), error, resumed=checkpoints.resumed)
                 record = self._publish(work, spec, lease, output, metrics, measurements, digests, time.monotonic() - started)
         finally:
             checkpoints.close(send=is_unfinished, wait=not is_abandoned)
@@ -167,15 +219,19 @@ class Worker:
         self,
         work: Work,
         spec: StageSpec,
-        lease: Lease,
         folders: tuple[Path, Path],
         inputs: Mapping[str, Any],
-        checkpoints: NodeCheckpoints,
+        checkpoints: Checkpoints,
         log: Path,
+        *,
+        lease: Lease | None = None,
     ) -> StageResult:
+        """Without a lease it is one of several workers, and not the one that reports, saves states and is asked to stop."""
         throttle = Throttle(PROGRESS_INTERVAL_S)
 
         def report(*, step: int, total: int, metrics: Mapping[str, float], epoch: int | None = None) -> None:
+            if lease is None:
+                return
             if throttle.ready() or step >= total or epoch is not None:
                 self.ledger.write_progress(
                     work.run, work.folder, attempt=work.attempt, step=step, total=total, metrics=metrics, epoch=epoch,
@@ -184,6 +240,8 @@ class Worker:
             self.num_epochs += epoch is not None
 
         def check_cancelled() -> None:
+            if lease is None:
+                return
             lease.check()
             if self.is_cancelled():
                 raise Cancelled
@@ -204,7 +262,9 @@ class Worker:
                 checkpoints=checkpoints,
                 inputs=inputs,
                 num_threads=work.num_threads,
-                device="cuda" if work.use_gpu else "cpu",
+                device=self._share.device or ("cuda" if work.use_gpu else "cpu"),
+                rank=self._share.rank,
+                world_size=self._share.workers,
                 report=report,
                 check_cancelled=check_cancelled,
             )
@@ -260,45 +320,6 @@ def tidy(store: Store, leases: Leases, finished: Collection[str]) -> None:
     store.sweep()
 
 
-class _Folder:
-    """Where one worker's attempts write: a folder of this process alone, so that no other can come in between.
-
-    Each attempt finds empty folders under names never used before (what an earlier stage's thread still writes goes astray);
-    they are renamed rather than made again, because removing a folder takes some file systems longer than all the rest.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._name = f"attempts/{process_mark()}-{uuid.uuid4().hex[:8]}"
-        self._number = 0
-        self._empty: list[Path] = []
-
-    @contextmanager
-    def fresh(self) -> Iterator[tuple[Path, Path]]:
-        """Folders for the output and for temporary files of one attempt."""
-        self._number += 1
-        place = self._store.workspace(self._name, make=not self._empty)
-        output, scratch = place / f"output-{self._number}", place / f"scratch-{self._number}"
-        for folder in (output, scratch):
-            try:
-                self._empty.pop().rename(folder)
-            except (IndexError, FileNotFoundError):
-                folder.mkdir(parents=True)
-        try:
-            yield output, scratch
-        finally:
-            for folder in (output, scratch):
-                if folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()):
-                    self._store.remove_workspace(f"{self._name}/{folder.name}")
-                else:
-                    self._empty.append(folder)
-
-    def close(self) -> None:
-        """Remove it all."""
-        self._empty.clear()
-        self._store.remove_workspace(self._name)
-
-
 def _checked(result: StageResult) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(result, StageResult):
         raise TypeError(f"the stage returned {type(result).__name__}; expected StageResult")
@@ -321,7 +342,8 @@ def _outcome(ending: Ending, record: Record) -> Outcome:
     )
 
 
-def _failure(ending: Ending, error: BaseException, *, resumed: Mapping[str, Any] | None = None) -> Outcome:
+def failure(ending: Ending, error: BaseException, *, resumed: Mapping[str, Any] | None = None) -> Outcome:
+    """The outcome of an attempt that ended with an exception, here and now."""
     message = str(error) or type(error).__name__
     gpu = measured_gpu_peak()
     return Outcome(

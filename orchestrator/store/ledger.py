@@ -3,7 +3,7 @@
 runs/<id>/run.json                    the request: workflow text, overrides, plan; created once
 runs/<id>/events.jsonl                what happened, one JSON object a line
 runs/<id>/nodes/<node>/progress.jsonl steps and metrics of a running stage
-runs/<id>/nodes/<node>/attempt-N.log  what the stage printed
+runs/<id>/nodes/<node>/attempt-N.log  what the stage printed; attempt-N-worker-W.log: one of several workers, from the second on
 runs/<id>/cancel                      someone asked the run to stop, within so many seconds
 runs/<id>/cancel-some                 someone asked some of its nodes or trials to stop
 runs/<id>/stop-<sweep>                someone asked a search to propose no more trials
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -28,6 +29,7 @@ from orchestrator.store.base import Store
 from orchestrator.store.parallel import in_parallel
 
 _TAIL_LINES, _TAIL_BYTES = 10, 4096
+_LOG_NAME = re.compile(r"attempt-(\d+)(?:-worker-(\d+))?\.log")
 _ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that reads like something else
 
 
@@ -207,18 +209,26 @@ class Ledger:
         """Progress of a node from byte `offset` on, and the offset after it."""
         return _whole_lines(self.store.read_log(f"runs/{run}/nodes/{node}/progress.jsonl", offset=offset), offset)
 
-    def log_file(self, run: str, node: str, attempt: int) -> AbstractContextManager[Path]:
-        """A local file for what an attempt prints."""
-        return self.store.log_file(_log_path(run, node, attempt))
+    def log_file(self, run: str, node: str, attempt: int, *, worker: int = 0) -> AbstractContextManager[Path]:
+        """A local file for what an attempt prints; where several workers train together, each has its own."""
+        return self.store.log_file(_log_path(run, node, attempt, worker))
 
     def log_attempts(self, run: str, node: str) -> list[int]:
         """Numbers of the attempts that left a log."""
-        names = self.store.list(f"runs/{run}/nodes/{node}")
-        return sorted(int(name[8:-4]) for name in names if name.startswith("attempt-") and name.endswith(".log"))
+        return sorted({attempt for attempt, _ in self.logs(run, node)})
 
-    def read_log(self, run: str, node: str, attempt: int, *, offset: int = 0) -> bytes:
+    def log_workers(self, run: str, node: str, attempt: int) -> list[int]:
+        """Numbers of the workers of an attempt that left a log."""
+        return [worker for found, worker in self.logs(run, node) if found == attempt]
+
+    def read_log(self, run: str, node: str, attempt: int, *, worker: int = 0, offset: int = 0) -> bytes:
         """What the attempt printed, from byte `offset` on."""
-        return self.store.read_log(_log_path(run, node, attempt), offset=offset)
+        return self.store.read_log(_log_path(run, node, attempt, worker), offset=offset)
+
+    def logs(self, run: str, node: str) -> list[tuple[int, int]]:
+        """Attempt and worker of every log that there is."""
+        names = map(_LOG_NAME.fullmatch, self.store.list(f"runs/{run}/nodes/{node}"))
+        return sorted((int(name[1]), int(name[2] or 0)) for name in names if name is not None)
 
     def log_tail(self, run: str, node: str, attempt: int) -> list[str]:
         """The last lines that the attempt printed, as far as they are in the store."""
@@ -254,8 +264,8 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def _log_path(run: str, node: str, attempt: int) -> str:
-    return f"runs/{run}/nodes/{node}/attempt-{attempt}.log"
+def _log_path(run: str, node: str, attempt: int, worker: int) -> str:
+    return f"runs/{run}/nodes/{node}/attempt-{attempt}{f'-worker-{worker}' if worker else ''}.log"
 
 
 def now_text() -> str:

@@ -48,6 +48,8 @@ class NodesCheck:
             self._needs(name, node)
             self._when(name, node.when)
             self._resources(name, node.resources)
+            if spec is not None:
+                self._workers(name, node.resources, spec)
         unread = [path[-1] for path in self.scope.unread if path[:-1] == self.scope.place]
         for name in [*self.nodes, *sorted(map(str, unread))]:
             self.name(name)
@@ -346,6 +348,28 @@ class NodesCheck:
                     expected=f"resources.{field}" if field else "a name and a number above 0",
                     suggestion=f"write {field}: {amount:g} under resources" if field else "remove it or ask for 1",
                 )
+
+    def _workers(self, name: str, resources: Resources, spec: StageSpec) -> None:
+        if resources.workers == 1:
+            return
+        if spec.data_parallel:
+            if 0 < resources.gpus < 1:
+                self.findings.add(
+                    (*self.scope.place, name, "resources", "gpus"),
+                    f'node "{self.scope.said(name)}": workers cannot share a GPU',
+                    found=f'"workers: {resources.workers}, gpus: {resources.gpus:g}"',
+                    expected="a whole GPU for each worker (NCCL joins GPUs, not parts of one), or none",
+                    suggestion="write gpus: 1, or remove workers",
+                )
+            return
+        able = [other.name for other in catalog.all_stages().values() if other.data_parallel]
+        self.findings.add(
+            (*self.scope.place, name, "resources", "workers"),
+            f'node "{self.scope.said(name)}": {spec.name} runs in one process',
+            found=f'"workers: {resources.workers}"',
+            expected=f"one of the stages that several processes can run together: {list_names(able, limit=len(able))}",
+            suggestion="remove workers",
+        )
 
     def _cycle(self, cycle: tuple[str, ...]) -> None:
         path = " -> ".join([*cycle, cycle[0]])

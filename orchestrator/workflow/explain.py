@@ -118,6 +118,8 @@ def _nearest(records: Iterable[tuple[dict[str, Any], Record]], key: str, identit
 
 def _value(spec: StageSpec | None, name: str, fields: Mapping[str, Any]) -> Any:
     """The value of an identity field; a setting that stays out of the identity has its default."""
+    if name == "workers":
+        return fields.get(name, 1)
     if name in fields or spec is None or not name.startswith("settings."):
         return fields.get(name)
     value = spec.settings.model_fields.get(name.split(".")[1])

@@ -80,10 +80,10 @@ def _names_its_class(annotation: Any) -> bool:
 
 
 def artifact_identity(
-    spec: StageSpec, *, settings: StageSettings, seed: int, inputs: Mapping[str, str | Sequence[str]]
+    spec: StageSpec, *, settings: StageSettings, seed: int, inputs: Mapping[str, str | Sequence[str]], workers: int = 1
 ) -> dict[str, Any]:
-    """All that makes the artifact: stage, version, settings, seed, data and the keys of its inputs."""
-    return {
+    """All that makes the artifact: stage, version, settings, seed, data, the keys of its inputs, and workers where several."""
+    identity = {
         "stage": spec.name,
         "version": spec.version,
         "settings": canonical_settings(settings),
@@ -91,6 +91,7 @@ def artifact_identity(
         "data": settings.data_identity(),
         "inputs": {port: value if isinstance(value, str) else list(value) for port, value in sorted(inputs.items())},
     }
+    return identity | ({"workers": workers} if workers > 1 else {})
 
 
 def encode(value: Any) -> bytes:

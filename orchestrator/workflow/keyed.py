@@ -20,12 +20,18 @@ def keyed_node(instance: Instance, node: Node, spec: StageSpec, *, seed: int, ke
     Raises PlanError where the settings refuse the parameters or hold what no key can be made of.
     """
     settings = _settings(spec, instance)
+    workers = node.resources.workers
+    if workers > 1:
+        try:
+            settings.refuse_workers(workers)
+        except ValueError as error:
+            raise PlanError(f'node "{instance.label}": {error}') from error
     inputs = {
         port: keys[value] if isinstance(value, str) else [keys[label] for label in value]
         for port, value in instance.inputs.items()
     }
     try:
-        identity = artifact_identity(spec, settings=settings, seed=seed, inputs=inputs)
+        identity = artifact_identity(spec, settings=settings, seed=seed, inputs=inputs, workers=workers)
     except NotEncodable as error:
         raise PlanError(f'node "{instance.label}": {error}') from error
     except ValueError as error:

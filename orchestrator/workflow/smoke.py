@@ -93,6 +93,8 @@ def _of_node(node: Node, spec: StageSpec, *, varied: Mapping[str, Sequence[Any]]
         changes["epochs"] = _fewest_epochs(spec, {**node.params, **changes}, varied, asked)
     for name, value in changes.items():
         yield f"params.{name}={_text(value)}"
+    if node.resources.workers > 1:
+        yield "resources.workers=1"
     if node.resources.gpus:
         yield "resources.gpus=0"
 

@@ -20,8 +20,13 @@ class Frozen(BaseModel):
 
 
 class Resources(Frozen):
-    """What a node needs to run. Never part of a key: it says where, not what."""
+    """What a node needs to run: where, not what, so no part of a key. Except `workers`, which decide what is drawn for which
+    image, and which images a batch norm sees together: more than one are in the key.
+    """
 
+    workers: int = Field(
+        1, ge=1, le=4096, description="processes that train together, each with the other resources here; for stages that can"
+    )
     cpus: float = Field(1, gt=0, description="CPU cores (fractions below 1 allowed); also the number of torch threads")
     gpus: float = Field(0, ge=0, description="GPUs (fractions below 1 allowed)")
     memory: SizeBytes | None = Field(None, description="bytes, for example 4GiB")

@@ -57,6 +57,8 @@ def spell_out(record: Record, artifacts: Artifacts, *, from_inputs: bool = False
         node["inputs"] = {
             port: names[value] if isinstance(value, str) else [names[item] for item in value] for port, value in inputs.items()
         }
+        if "workers" in identity:
+            node["resources"] = {"workers": identity["workers"]}
         lines.append(f"  {names[key]}: {json.dumps({field: value for field, value in node.items() if value not in ({}, [])})}")
     made = {key: name for key, name in names.items() if key in records}
     return Spelled(text="\n".join(lines) + "\n", names=made, records=records, existing=existing)

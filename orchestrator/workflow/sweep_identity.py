@@ -89,7 +89,8 @@ def _what_is_fixed(sweep: CheckedSweep, part: str) -> dict[str, Any]:
         fixed = canonical_settings(found[0])
         for name in searched:
             fixed = _without(fixed, name.split("."))
-    return {
+    workers = node.resources.workers
+    return ({"workers": workers} if workers > 1 else {}) | {
         "seed": sweep.seed if node.seed is None else node.seed,
         "settings": fixed,
         "otherwise": {name: canonical_value(value) for name, value in _given(node.params, conditional).items()},

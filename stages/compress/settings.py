@@ -216,6 +216,7 @@ STAGES: tuple[StageSpec, ...] = (
         experimental=True,
         forecast="stages.compress.forecast:joint",
         forecast_metrics=(*MASK_FORECASTS, *LAYER_METRICS, "gmacs_ratio"),
+        data_parallel=True,
     ),
 )
 """A run reports the metrics of the parts that it has."""

@@ -305,6 +305,9 @@ class RateSearch(TrainingHook):
         del step
         self._factor = epoch_rate_factor(int(epoch), epochs=self.epochs, final=self.final_rate_factor)
         self.budget_counts = epoch >= self.free_epochs
+
+    def before_forward(self) -> None:
+        """Update: each backward pass uses up the graph of the rates."""
         self.update()
 
     def before_update(self, step: int) -> None:

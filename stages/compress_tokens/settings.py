@@ -178,6 +178,7 @@ STAGES: tuple[StageSpec, ...] = (
         example_inputs=EXAMPLE_INPUTS,
         forecast="stages.compress_tokens.forecast:diffrate",
         forecast_metrics=(*SHAPE_METRICS, "gmacs_ratio"),
+        data_parallel=True,
     ),
     StageSpec(
         name="compress_tokens.tome",

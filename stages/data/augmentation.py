@@ -7,7 +7,16 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def shift_images(images: Tensor, *, pixels: int, probability: float, seed: int, fill: Tensor | None = None) -> Tensor:
+def shift_images(
+    images: Tensor,
+    *,
+    pixels: int,
+    probability: float,
+    seed: int,
+    fill: Tensor | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Tensor:
     """Move some images by up to `pixels` up or down and left or right; what comes in from outside is black.
 
     Args:
@@ -16,6 +25,8 @@ def shift_images(images: Tensor, *, pixels: int, probability: float, seed: int, 
         probability: of an image being moved at all, 0 to 1.
         seed: of the draws, which are made on the CPU and so are the same on every device.
         fill: (C,) scaled value of black; None for 0.
+        rank: these are every `world_size`-th image of a batch, from number `rank` on, and move as they would in it.
+        world_size: processes that share the batch.
 
     Returns:
         (B, C, H, W), new memory unless nothing is to be moved.
@@ -29,9 +40,9 @@ def shift_images(images: Tensor, *, pixels: int, probability: float, seed: int, 
         return images
     batch, _, height, width = images.shape
     generator = torch.Generator().manual_seed(seed)
-    moved = torch.rand(batch, generator=generator) < probability
-    shift_B2 = torch.randint(-pixels, pixels + 1, (batch, 2), generator=generator) * moved[:, None]
-    shift_B2 = shift_B2.to(images.device) + pixels
+    moved = torch.rand(batch * world_size, generator=generator) < probability
+    shift_B2 = torch.randint(-pixels, pixels + 1, (batch * world_size, 2), generator=generator) * moved[:, None]
+    shift_B2 = shift_B2[rank::world_size].to(images.device) + pixels
     if fill is None:
         padded = functional.pad(images, (pixels,) * 4)
     else:

@@ -20,5 +20,5 @@ def finetune_classifier(context: StageContext) -> StageResult:
     assert isinstance(settings, FinetuneSettings)
     data = load_stage_data(context)
     bundle = receive_model(context, data)
-    report = train(bundle.model, data=data, settings=settings, context=context)
+    report = train(bundle.model, data=data, settings=settings, context=context, compiles=settings.compile)
     return deliver_model(bundle, context=context, report=report)

@@ -21,5 +21,7 @@ def finetune_diffusion(context: StageContext) -> StageResult:
     assert isinstance(settings, DiffusionFinetuneSettings)
     data = load_stage_data(context)
     bundle = receive_model(context, data, takes="denoising")
-    report = train(bundle.model, data=data, settings=settings, context=context, task=find_task("denoising"))
+    report = train(
+        bundle.model, data=data, settings=settings, context=context, compiles=settings.compile, task=find_task("denoising")
+    )
     return deliver_model(bundle, context=context, report=report)

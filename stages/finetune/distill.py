@@ -26,7 +26,7 @@ def finetune_distill(context: StageContext) -> StageResult:
     loss = distillation_loss(
         teacher, temperature=settings.temperature, alpha=settings.alpha, label_smoothing=settings.label_smoothing
     )
-    report = train(bundle.model, data=data, settings=settings, context=context, loss=loss)
+    report = train(bundle.model, data=data, settings=settings, context=context, compiles=settings.compile, loss=loss)
     teacher_top1 = evaluate_top1(teacher, data.test, device=context.device)
     metrics = {"teacher_top1_accuracy": teacher_top1.accuracy}
     return deliver_model(bundle, context=context, report=report, metrics=metrics)

@@ -6,10 +6,10 @@ from pydantic import Field
 
 from stages.contract import Port, StageSpec
 from stages.data.settings import DATA_PORT
-from stages.training.settings import DENOISER_METRICS, MODEL_METRICS, SHAPE_METRICS, TrainingSettings
+from stages.training.settings import DENOISER_METRICS, MODEL_METRICS, SHAPE_METRICS, CompiledTrainingSettings
 
 
-class FinetuneSettings(TrainingSettings):
+class FinetuneSettings(CompiledTrainingSettings):
     """Train a given model further with its transforms in place: a third of the usual epochs at half the learning rate."""
 
     epochs: int = Field(13, ge=1, le=100_000, description="passes over the training images")
@@ -50,6 +50,7 @@ STAGES: tuple[StageSpec, ...] = (
         example={"data": "digits", "epochs": 1},
         forecast="stages.finetune.forecast:trained_further",
         forecast_metrics=SHAPE_METRICS,
+        data_parallel=True,
     ),
     StageSpec(
         name="finetune.distill",
@@ -64,6 +65,7 @@ STAGES: tuple[StageSpec, ...] = (
         example={"data": "digits", "epochs": 1},
         forecast="stages.finetune.forecast:trained_further",
         forecast_metrics=SHAPE_METRICS,
+        data_parallel=True,
     ),
     StageSpec(
         name="finetune.diffusion",
@@ -79,5 +81,6 @@ STAGES: tuple[StageSpec, ...] = (
         example_stages={"model": "pretrain.diffusion"},
         forecast="stages.finetune.forecast:trained_further",
         forecast_metrics=SHAPE_METRICS,
+        data_parallel=True,
     ),
 )

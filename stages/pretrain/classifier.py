@@ -26,5 +26,5 @@ def pretrain_classifier(context: StageContext) -> StageResult:
         settings.model, settings.model_args, input_spec=data.input_spec, class_names=data.class_names
     )
     bundle = build_bundle(architecture, seed=derive_seed(context.seed, "weights"))
-    report = train(bundle.model, data=data, settings=settings, context=context)
+    report = train(bundle.model, data=data, settings=settings, context=context, compiles=settings.compile)
     return deliver_model(bundle, context=context, report=report)

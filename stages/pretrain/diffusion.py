@@ -37,5 +37,5 @@ def pretrain_diffusion(context: StageContext) -> StageResult:
         schedule=settings.noise_schedule,
     )
     bundle = build_bundle(architecture, seed=derive_seed(context.seed, "weights"))
-    report = train(bundle.model, data=data, settings=settings, context=context, task=task_of(bundle))
+    report = train(bundle.model, data=data, settings=settings, context=context, compiles=settings.compile, task=task_of(bundle))
     return deliver_model(bundle, context=context, report=report)

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from stages.contract import StageSpec
 from stages.data.settings import DATA_PORT
-from stages.training.settings import DENOISER_METRICS, SHAPE_METRICS, TrainingSettings
+from stages.training.settings import DENOISER_METRICS, SHAPE_METRICS, CompiledTrainingSettings
 
 TINY_DENOISER: Mapping[str, Any] = {
     "model": "unet_micro",
@@ -27,7 +27,7 @@ TINY_DENOISER: Mapping[str, Any] = {
 """Settings with which a denoiser trains in a second: the example of this stage and the input of others' examples."""
 
 
-class DiffusionSettings(TrainingSettings):
+class DiffusionSettings(CompiledTrainingSettings):
     """Train a denoiser. With the defaults `unet_micro` draws digits of 16x16 pixels."""
 
     model: str = Field(description="unet_micro, dit_micro, or UNet2DModel or DiTTransformer2DModel with all their arguments")
@@ -64,5 +64,6 @@ STAGES: tuple[StageSpec, ...] = (
         example=TINY_DENOISER,
         forecast="stages.pretrain.forecast:diffusion",
         forecast_metrics=SHAPE_METRICS,
+        data_parallel=True,
     ),
 )

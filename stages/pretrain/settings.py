@@ -16,10 +16,10 @@ from stages.data.file_digests import file_digests
 from stages.data.settings import DATA_PORT, DataSettings
 from stages.data.source import LOCATION
 from stages.pretrain.diffusion_settings import STAGES as DIFFUSION_STAGES
-from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
+from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, CompiledTrainingSettings
 
 
-class ClassifierSettings(TrainingSettings):
+class ClassifierSettings(CompiledTrainingSettings):
     """Train a classifier. The defaults bring `vit_micro` to about 0.98 on digits in about 20 s on one core."""
 
     model: str = Field(description="vit_micro, cnn_micro, resnet20, or a classification model of timm by name")
@@ -103,6 +103,7 @@ STAGES: tuple[StageSpec, ...] = (
         example={"model": "cnn_micro", "data": "digits", "epochs": 1},
         forecast="stages.pretrain.forecast:classifier",
         forecast_metrics=SHAPE_METRICS,
+        data_parallel=True,
     ),
     StageSpec(
         name="pretrain.load",

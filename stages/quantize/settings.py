@@ -112,6 +112,7 @@ STAGES: tuple[StageSpec, ...] = (
         example={"data": "digits", "epochs": 2, "weight_bits": 2, "activation_bits": 4},
         forecast="stages.quantize.forecast:quantized",
         forecast_metrics=FORECAST_METRICS,
+        data_parallel=True,
     ),
     StageSpec(
         name="quantize.qat",
@@ -126,5 +127,6 @@ STAGES: tuple[StageSpec, ...] = (
         example={"data": "digits", "epochs": 2, "weight_bits": 2, "activation_bits": 4},
         forecast="stages.quantize.forecast:quantized",
         forecast_metrics=FORECAST_METRICS,
+        data_parallel=True,
     ),
 )

@@ -48,7 +48,10 @@ class BoundsHook(TrainingHook):
 
     def before_update(self, step: int) -> None:
         """Move the bounds and take their gradients away, so that the loop's optimizer and its clipping pass them by."""
-        share = rates_at(step, total_steps=self.total_steps, settings=self.settings).learning_rate / self.settings.learning_rate
+        share = (
+            rates_at(step, total_steps=self.total_steps, settings=self.settings).learning_rate
+            / self.settings.peak_learning_rate
+        )
         self.adam.param_groups[0]["lr"] = self.learning_rate * share
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)

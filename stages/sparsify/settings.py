@@ -136,6 +136,7 @@ STAGES: tuple[StageSpec, ...] = (
         example={"data": "digits", "n_m": "2:4", "epochs": 2},
         forecast="stages.sparsify.forecast:sparse",
         forecast_metrics=FORECAST_METRICS,
+        data_parallel=True,
     ),
     StageSpec(
         name="sparsify.sr_ste",
@@ -150,6 +151,7 @@ STAGES: tuple[StageSpec, ...] = (
         example={"data": "digits", "n_m": "2:4", "epochs": 2},
         forecast="stages.sparsify.forecast:sparse",
         forecast_metrics=FORECAST_METRICS,
+        data_parallel=True,
     ),
     StageSpec(
         name="sparsify.magnitude",

@@ -45,12 +45,15 @@ class TrainingHook:
         return frozenset()
 
     def before_step(self, step: int, epoch: float) -> None:
-        """Called before every forward pass in training.
+        """Called at the beginning of every optimizer step.
 
         Args:
             step: optimizer steps done so far.
             epoch: passes done so far, with fraction; `int(epoch)` is the number of the running epoch, from 0.
         """
+
+    def before_forward(self) -> None:
+        """Called before every forward pass in training: once or, with `accumulate_steps`, several times after `before_step`."""
 
     def before_update(self, step: int) -> None:
         """Called between the backward pass and clipping: gradients are there and may be changed."""

@@ -25,10 +25,12 @@ from stages.training.averaging import WeightAverage
 from stages.training.hooks import TrainingHook
 from stages.training.losses import Loss
 from stages.training.optimizer import NamedOptimizer
+from stages.training.parallel import ParallelGroup
 from stages.training.schedules import Rates, rates_at
-from stages.training.seeding import prepare_process, random_state, restore_random_state
+from stages.training.seeding import prepare_process, random_state, restore_random_state, seed_generators
 from stages.training.settings import TrainingSettings
 from stages.training.state_file import read_state, write_state
+from stages.training.step import OptimizerStep
 from stages.training.tasks.base import Objective, Score, Task
 from stages.training.tasks.classification import TASK as CLASSIFICATION
 
@@ -63,8 +65,12 @@ def train(
     hooks: Sequence[TrainingHook] = (),
     loss: Loss | None = None,
     task: Task = CLASSIFICATION,
+    compiles: bool = False,
 ) -> TrainingReport:
     """Train `model` in place; where the context has a saved state, go on from there.
+
+    As one of several processes (see `ParallelGroup`) it trains on its share of each batch; all end with the same model, and
+    the first saves the states.
 
     Args:
         model: changed in place, moved to the context's device, left in evaluation mode there. With `ema_decay` it ends with
@@ -75,19 +81,22 @@ def train(
         hooks: what methods do inside the loop, called in this order.
         loss: (images, logits, labels) -> loss, in place of the task's own objective.
         task: what the model is for: gives the objective, and measures the model.
+        compiles: whether the forward and backward pass in training go through torch.compile.
 
     Raises:
         TrainingDiverged: the loss or a weight stopped being finite.
         Cancelled: the stage was asked to stop; the state was saved first.
-        ValueError: a setting does not fit the data.
+        ValueError: a setting does not fit the data, the device or the number of processes.
+        RuntimeError: the model is to be compiled and cannot be, or torch.distributed is missing.
     """
-    if context.world_size != 1:
-        raise ValueError(f"training runs in one process, found {context.world_size}; set resources.workers to 1")
+    settings.refuse_workers(context.world_size)
     if settings.batch_size > data.train.num_samples:
         raise ValueError(
             f"batch_size {settings.batch_size} is larger than the training split of {data.train.num_samples} images"
         )
-    return _Run(model, data=data, settings=settings, context=context, hooks=hooks, loss=loss, task=task).run()
+    return _Run(
+        model, data=data, settings=settings, context=context, hooks=hooks, loss=loss, task=task, compiles=compiles
+    ).run()
 
 
 @dataclass(kw_only=True)
@@ -112,21 +121,31 @@ class _Run:
         hooks: Sequence[TrainingHook],
         loss: Loss | None,
         task: Task,
+        compiles: bool,
     ) -> None:
         self.device = prepare_process(context)
-        self.model = model.to(self.device)
+        self.layout = torch.channels_last if settings.channels_last else torch.preserve_format
+        self.model = model.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.group = ParallelGroup(context, device=self.device)
         self.data = data
         self.settings = settings
         self.context = context
         self.hooks = tuple(hooks)
         self.task = task
-        self.objective = task.objective(model, settings) if loss is None else _from_loss(loss)
         self.optimizer = NamedOptimizer(model, hooks=hooks, settings=settings)
+        self.update = OptimizerStep(
+            model, optimizer=self.optimizer, settings=settings, hooks=self.hooks, group=self.group, device=self.device,
+            objective=task.objective(model, settings) if loss is None else _from_loss(loss), compiles=compiles,
+        )  # fmt: skip
+        self.group.copy_first([*model.state_dict().values(), *self.optimizer.hook_parameters.values()])
         self.average = self._make_average()
         self.progress = _Progress()
         self.steps_per_epoch = data.train.num_samples // settings.batch_size
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.pending: list[Tensor] = []  # losses not yet read from the device
+        self.read_every = 1 if self.device.type == "cpu" else GPU_LOSS_WINDOW
+        self.wants_stop = False
+        self.stop: Tensor | None = None  # above 0 on the device: one of several processes wants to
         self.rates = Rates(0.0, 0.0)
         spec = data.input_spec
         black = -torch.tensor(spec.mean) / torch.tensor(spec.std)
@@ -146,6 +165,7 @@ class _Run:
             self._step(next(batches))
             step = self.progress.step
             epoch_done = step % self.steps_per_epoch == 0
+            self._stop_together()
             if epoch_done:
                 score = self._finish_epoch()
             if epoch_done:
@@ -157,6 +177,8 @@ class _Run:
         seconds = time.monotonic() - start_s
         if self.average is not None:
             self.average.copy_to_model()
+        if self.settings.channels_last:
+            self.model.to(memory_format=torch.contiguous_format)
         self.model.eval()
         # A run resumed right after its last step has not measured anything yet.
         score = score or self.task.evaluate(self.model, self.data.test, device=self.device)
@@ -175,6 +197,9 @@ class _Run:
         self.optimizer.set_rates(self.rates)
         for hook in self.hooks:
             hook.before_step(step, step / self.steps_per_epoch)
+        if self.group.size > 1:
+            # Dropout draws anew in each process, and as a function of the step: a saved state need not hold it for all.
+            seed_generators(derive_seed(self.context.seed, "step", step, self.group.rank))
         images = batch.images.to(self.device, non_blocking=True)
         labels = batch.labels.to(self.device, non_blocking=True)
         images = shift_images(
@@ -183,37 +208,27 @@ class _Run:
             probability=settings.shift_probability,
             seed=derive_seed(self.context.seed, "shift", step),
             fill=self.black,
-        )
-        if settings.precision == "bfloat16":
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
-                loss = self.objective(self.model, images, labels)
-        else:
-            loss = self.objective(self.model, images, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for hook in self.hooks:
-            hook.before_update(step)
-        self.optimizer.update(self._after_clipping)
-        self.pending.append(loss.detach())
+            rank=self.group.rank,
+            world_size=self.group.size,
+        ).to(memory_format=self.layout)
+        loss, self.stop = self.update.take(images, labels, step=step, wants_stop=self.wants_stop)
+        self.pending.append(loss)
         if self.average is not None:
             self.average.update()
-        for hook in self.hooks:
-            hook.after_step(step)
         self.progress.step = step + 1
-        if self.device.type == "cpu" or len(self.pending) >= GPU_LOSS_WINDOW:
+        if len(self.pending) >= self.read_every:
             self._read_losses()
-
-    def _after_clipping(self) -> None:
-        for hook in self.hooks:
-            hook.after_clipping(self.progress.step)
 
     def _batches(self) -> Iterator[Batch]:
         """What is left of the running epoch."""
         epoch, done = divmod(self.progress.step, self.steps_per_epoch)
         return self.data.train.batches(
-            batch_size=self.settings.batch_size,
+            batch_size=self.settings.batch_size // self.group.size,
             shuffle_seed=derive_seed(self.context.seed, "order", epoch),
             first_batch=done,
             drop_last=True,
+            rank=self.group.rank,
+            world_size=self.group.size,
         )
 
     def _finish_epoch(self) -> Score | None:
@@ -264,7 +279,7 @@ class _Run:
         rate = rates_at(step, total_steps=self.total_steps, settings=self.settings).learning_rate
         return TrainingDiverged(
             f"training diverged at step {step} of {self.total_steps} (epoch {step / self.steps_per_epoch:.2f}): {found}, "
-            f"learning rate {rate:.3g}. Try a lower learning_rate (now {self.settings.learning_rate:.3g} at its peak), "
+            f"learning rate {rate:.3g}. Try a lower learning_rate (now {self.settings.peak_learning_rate:.3g} at its peak), "
             f"a longer warmup, or a smaller max_gradient_norm (now {self.settings.max_gradient_norm})"
         )
 
@@ -298,11 +313,22 @@ class _Run:
         try:
             self.context.check_cancelled()
         except Cancelled:
+            if self.group.size > 1:
+                self.wants_stop = True  # the others learn of it with the next step, or would wait for this one for ever
+                return
             if self.progress.step:
                 self._save()
             raise
 
+    def _stop_together(self) -> None:
+        """Where one of several processes was asked to stop, all do, after the same step."""
+        if self.stop is not None and self.progress.step % self.read_every == 0 and float(self.stop) > 0:
+            self._save()
+            raise Cancelled
+
     def _save(self) -> None:
+        if not self.group.is_first:
+            return
         self._read_losses()
         self._refuse_lost_weights()
         self.context.checkpoints.save(self.progress.step, self._write)
@@ -318,22 +344,25 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "hooks": [dict(hook.state_dict()) for hook in self.hooks],
             "random": random_state(),
+            "loss_scale": self.update.state_dict(),
             "average": self.average.state_dict() if self.average else None,
         }
         write_state(folder, state)
 
     def _restore(self) -> int | None:
-        latest = self.context.checkpoints.latest()
-        if latest is None:
+        latest = self.context.checkpoints.latest() if self.group.is_first else None
+        folder = self.group.copy_files(latest and latest[1], to=self.context.scratch / "state")
+        if folder is None:
             return None
-        state = read_state(latest[1])
+        state = read_state(folder)
         if state["total_steps"] != self.total_steps or len(state["hooks"]) != len(self.hooks):
             raise ValueError(
-                f"{latest[1]} is the state of another run: {state['total_steps']} steps and {len(state['hooks'])} hooks, "
+                f"{folder} is the state of another run: {state['total_steps']} steps and {len(state['hooks'])} hooks, "
                 f"expected {self.total_steps} and {len(self.hooks)}"
             )
         self.model.load_state_dict(state["model"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.update.load_state_dict(state.get("loss_scale", {}))
         for hook, hook_state in zip(self.hooks, state["hooks"], strict=True):
             hook.load_state_dict(hook_state)
         if self.average is not None:

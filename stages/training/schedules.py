@@ -39,7 +39,7 @@ def rates_at(step: int, *, total_steps: int, settings: TrainingSettings) -> Rate
     else:
         done = (step - warm_steps) / max(1, total_steps - warm_steps)
         factor = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[settings.schedule]
-    return Rates(settings.learning_rate * factor, settings.momentum)
+    return Rates(settings.peak_learning_rate * factor, settings.momentum)
 
 
 def _onecycle(step: int, *, total_steps: int, settings: TrainingSettings) -> Rates:
@@ -50,7 +50,7 @@ def _onecycle(step: int, *, total_steps: int, settings: TrainingSettings) -> Rat
     else:
         begin = max(peak, 0.0)
         done, start, end, momentum = (step - begin) / max(1e-9, total_steps - 1 - begin), 1.0, ONECYCLE_END, (low, high)
-    return Rates(settings.learning_rate * _cosine(start, end, done), _cosine(*momentum, done))
+    return Rates(settings.peak_learning_rate * _cosine(start, end, done), _cosine(*momentum, done))
 
 
 def _cosine(start: float, end: float, done: float) -> float:

@@ -40,6 +40,12 @@ class TrainingSettings(StageSettings):
     batch_size: int = Field(64, ge=1, description="images per optimizer step; an incomplete last batch is left out")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
     learning_rate: float = Field(3e-3, gt=0, le=100, description="largest learning rate of the schedule")
+    learning_rate_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="learning_rate is meant for batches of so many images and grows in proportion to batch_size (Goyal et al. "
+        "2017, arXiv 1706.02677); none: it is used as it is, whatever the batch",
+    )
     schedule: Literal["onecycle", "cosine", "linear", "constant"] = Field(
         "onecycle",
         description="onecycle: cosine rise from a 25th, cosine fall to near 0; others: linear rise, then fall to 0 or stay",
@@ -63,7 +69,18 @@ class TrainingSettings(StageSettings):
     )
     shift_pixels: int = Field(1, ge=0, le=64, description="largest random shift of a training image, pixels")
     shift_probability: float = Field(0.5, ge=0, le=1, description="share of the training images that are shifted")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of matrix products; weights stay float32")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of matrix products; weights stay float32; float16 needs a GPU and scales the loss"
+    )
+    channels_last: bool = Field(
+        False, description="images and weights of convolutions lie in memory pixel by pixel: faster on GPUs with 16 bits"
+    )
+    accumulate_steps: int = Field(
+        1,
+        ge=1,
+        description="parts of a batch that are computed one after the other before the one update, which takes less memory; "
+        "batch norms see a part at a time",
+    )
     evaluate_every_epochs: int = Field(1, ge=1, description="epochs between measurements on the test images in history.json")
     checkpoint_every_steps: int | None = Field(
         None, ge=1, description="optimizer steps between saved states; none: by time alone", json_schema_extra=OPERATIONAL
@@ -82,5 +99,33 @@ class TrainingSettings(StageSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        if self.batch_size % self.accumulate_steps:
+            raise ValueError(
+                f"accumulate_steps {self.accumulate_steps} does not divide batch_size {self.batch_size} into equal parts"
+            )
+        return self
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The largest learning rate of the schedule."""
+        base = self.learning_rate_batch_size
+        return self.learning_rate if base is None else self.learning_rate * self.batch_size / base
+
+    def refuse_workers(self, workers: int) -> None:
+        """Each process takes the same number of images of a batch, in `accumulate_steps` equal parts."""
+        if self.batch_size % (workers * self.accumulate_steps):
+            parts = f" in {self.accumulate_steps} parts each (accumulate_steps)" if self.accumulate_steps > 1 else ""
+            raise ValueError(f"batch_size {self.batch_size} cannot be shared equally by {workers} workers{parts}")
+
     def data_identity(self) -> str | None:
         return self.data.identity()
+
+
+class CompiledTrainingSettings(TrainingSettings):
+    """Of training without a method that changes from step to step what is computed."""
+
+    compile: bool = Field(
+        False, description="training goes through torch.compile: minutes at the start, then faster; needs a compiler"
+    )

@@ -17,7 +17,8 @@ from orchestrator.engine.code_package import code_package
 from orchestrator.engine.executors.base import MachineShape
 from orchestrator.engine.executors.simulated import Outage
 from orchestrator.engine.hosts import refuse_private_store
-from orchestrator.engine.work import Ending
+from orchestrator.engine.retries import more_memory
+from orchestrator.engine.work import Ending, Outcome
 from orchestrator.errors import ClusterError
 from orchestrator.workflow.spec import Resources
 
@@ -53,6 +54,39 @@ def test_fractions_of_a_gpu_share_one_machine() -> None:
     for label in "vwxyz":
         admission.add(label, Resources(cpus=1, gpus=0.25))
     assert admission.admit(0.0) == ["v", "w", "x", "y"]
+
+
+def test_workers_start_together_or_not_at_all_and_hold_what_each_has() -> None:
+    """Half of them would hold machines and wait for the others, which wait for them."""
+    admission = Admission([shape("a", cpus=3), shape("b", cpus=3)], max_at_once=None)
+    admission.add("pair", Resources(cpus=2, workers=2))
+    admission.add("single", Resources(cpus=1))
+    assert admission.admit(0.0) == ["pair", "single"]
+    admission.add("again", Resources(cpus=2, workers=2))
+    admission.release("single")
+    assert admission.admit(1.0) == []
+    admission.release("pair")
+    assert admission.admit(2.0) == ["again"]
+    assert admission.room_for([Resources(cpus=1, workers=2)]) == 3
+
+
+def test_more_workers_than_there_are_places_are_refused_with_what_there_is() -> None:
+    """Ray Train would look for a place for ever."""
+    admission = Admission([shape("a", cpus=3), shape("b", cpus=3)], max_at_once=None)
+    assert admission.reason_infeasible(Resources(cpus=1, workers=6)) == ""
+    assert admission.reason_infeasible(Resources(cpus=2, workers=3)) == (
+        "it asks for 3 workers with 2 CPU each, and there is 3 CPU"
+    )
+    alone = Admission([shape("a", cpus=3)], max_at_once=1)
+    assert "2 workers, and there is one process; run it on Ray" in alone.reason_infeasible(Resources(workers=2))
+
+
+def test_workers_that_ran_out_of_memory_get_no_more_than_the_machines_have() -> None:
+    machines = [shape("a", cpus=4, memory_bytes=2**30), shape("b", cpus=4, memory_bytes=2**30)]
+    outcome = Outcome(ending=Ending.NO_MEMORY, peak_memory_bytes=2**28)
+    for workers, expected in ((4, 2**29), (5, None)):
+        more = more_memory(outcome, held=Resources(workers=workers), shapes=machines, is_alone=False)
+        assert (more[0].memory if more else None) == expected
 
 
 def test_a_machine_that_joins_is_used_at_once(plan_text) -> None:

@@ -121,6 +121,8 @@ EXPECTED: dict[str, list[tuple[int, tuple[str, ...]]]] = {
     # resources and times
     "cpus_one_and_a_half": [(6, ("cpus: 1.5", "a whole number", "cpus: 1 or cpus: 2"))],
     "cpus_zero": [(7, ("cpus: 0", "above 0"))],
+    "workers_of_one_process": [(6, ("probe.echo runs in one process", "workers: 4", "sparsify.lbc", "remove workers"))],
+    "workers_share_a_gpu": [(7, ("workers cannot share a GPU", "gpus: 0.5", "write gpus: 1"))],
     "custom_resource_cpu": [(7, ('"CPU"', "resources.cpus"))],
     "gpus_negative": [(6, ("gpus: -1", "at least 0"))],
     "memory_odd_unit": [(6, ("4 gigs", "GiB"))],

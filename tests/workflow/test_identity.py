@@ -131,3 +131,13 @@ def test_keys_are_equal_in_processes_with_other_hash_seeds():
         for seed in ("1", "2", "77")
     }
     assert len(keys) == 1
+
+
+def test_several_workers_are_in_the_key_and_one_is_not():
+    """Which images a batch norm sees together, and what dropout draws, follow from their number; artifacts of one stay hits."""
+    settings = Knobs()
+    plain = artifact_identity(SPEC, settings=settings, seed=0, inputs={})
+    assert artifact_identity(SPEC, settings=settings, seed=0, inputs={}, workers=1) == plain
+    assert "workers" not in plain
+    keys = {artifact_key(artifact_identity(SPEC, settings=settings, seed=0, inputs={}, workers=count)) for count in (1, 2, 4)}
+    assert len(keys) == 3

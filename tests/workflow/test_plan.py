@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import api
-from orchestrator.errors import UsageError, WorkflowError
+from orchestrator.errors import PlanError, UsageError, WorkflowError
 from orchestrator.workflow import drift
 from orchestrator.workflow.check import check_workflow
 from orchestrator.workflow.explain import Explainer
@@ -290,3 +290,18 @@ def test_values_that_only_together_are_wrong_stop_the_plan_with_the_node(workspa
 def test_planning_writes_nothing(workspace, tmp_path):
     plan_text(CHAIN, workspace)
     assert not (tmp_path / "store").exists()
+
+
+def test_workers_that_cannot_share_a_batch_are_refused_before_anything_runs(plan_text):
+    text = """
+        version: 1
+        name: w
+        nodes:
+          train:
+            stage: pretrain.classifier
+            params: {model: cnn_micro, data: digits, batch_size: 64}
+            resources: {workers: 3}
+    """
+    with pytest.raises(PlanError, match='node "train": batch_size 64 cannot be shared equally by 3 workers'):
+        plan_text(text)
+    assert plan_text(text.replace("workers: 3", "workers: 4")).nodes["train"].identity["workers"] == 4

@@ -236,6 +236,8 @@ class RayExecutor:
 
     def _host(self, resources: Resources) -> _Host:
         wanted = request_amounts(resources)
+        if resources.workers > 1:
+            return self._gang(wanted, resources.workers)
         key = tuple(sorted(wanted.items()))
         if not resources.fresh_process:
             for host in self._idle:
@@ -247,6 +249,17 @@ class RayExecutor:
         actor = self._new_actor(wanted)
         placed = actor.machine.remote() if self._place.address else None
         return _Host(actor, key, single_use=resources.fresh_process, placed=placed)
+
+    def _gang(self, wanted: Amounts, workers: int) -> _Host:
+        """Several workers at once: they need room on particular machines, so no idle host may stand in their way."""
+        for host in self._idle:
+            self._retire(host)
+        self._idle.clear()
+        from orchestrator.engine.executors.ray_train import GangHost
+
+        actor = self._begin(self._actor_class(GangHost), {}, self._store_url, self._run, workers, wanted)
+        key = tuple(sorted((name, amount * workers) for name, amount in wanted.items()))
+        return _Host(actor, key, single_use=True, placed=actor.machine.remote() if self._place.address else None)
 
     def _fits(self, wanted: Amounts) -> bool:
         """Whether all machines together have room beside the hosts that there are; on one machine that decides it."""
@@ -267,17 +280,23 @@ class RayExecutor:
         """Made once: Ray pickles and sends each class that it is given, the same one, too."""
         from orchestrator.engine.executors.ray_host import StageHost
 
-        return self._ray.remote(concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0)(StageHost)
+        return self._actor_class(StageHost)
+
+    def _actor_class(self, kind: type) -> Any:
+        return self._ray.remote(concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0)(kind)
 
     def _new_actor(self, wanted: Amounts) -> Any:
+        return self._begin(self._host_class, wanted, self._store_url, self._run)
+
+    def _begin(self, kind: Any, wanted: Amounts, *arguments: Any) -> Any:
         custom = {name: amount for name, amount in wanted.items() if name not in ("CPU", "GPU", "memory")}
-        return self._host_class.options(
+        return kind.options(
             name=f"{self._run}/host-{next(self._numbers)}",
             num_cpus=wanted.get("CPU", 0),
             num_gpus=wanted.get("GPU", 0),
             memory=wanted.get("memory"),
             resources=custom or None,
-        ).remote(self._store_url, self._run)
+        ).remote(*arguments)
 
     def _gone(self, error: Exception) -> ClusterError:
         which = f"the Ray at {self._place.address}" if self._place.address else "Ray on this machine"

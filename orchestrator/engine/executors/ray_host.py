@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,22 @@ from orchestrator.engine.worker import Worker
 from orchestrator.store.base import open_store
 
 
+class Leaving:
+    """SIGTERM to an actor: a stage that runs saves its state and stops, as far as the grace that whoever asked gives lasts."""
+
+    def __init__(self, is_busy: Callable[[], bool]) -> None:
+        self.is_asked = False
+        self._is_busy = is_busy
+        self._former: Any = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self._leave)
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        if self._is_busy() and not self.is_asked:
+            self.is_asked = True
+        elif callable(self._former):
+            self._former(number, frame)
+
+
 class StageHost:
     """One process of the pool. Every outcome is returned as text; no class of a stage crosses the process boundary."""
 
@@ -27,17 +43,15 @@ class StageHost:
         self._cancelled: set[int] = set()
         self._running = 0
         self._run = run
-        self._is_leaving = False
-        self._former: Any = signal.getsignal(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, self._leave)
+        self._leaving = Leaving(lambda: bool(self._running))
         if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves the GPUs visible to who asked for none, unless told otherwise
         metrics = HostMetrics()
         self._worker = Worker(
             metrics.measured(open_store(store_url)),
             run=run,
-            capture=_capture_descriptors,
-            is_cancelled=lambda: self._is_leaving or self._running in self._cancelled,
+            capture=capture_descriptors,
+            is_cancelled=lambda: self._leaving.is_asked or self._running in self._cancelled,
             on_beat=metrics.lease_age,
         )
 
@@ -46,7 +60,7 @@ class StageHost:
         self._running = ticket
         try:
             outcome = self._worker.run_work(Work.from_json(work_json))
-            if outcome.ending is Ending.CANCELLED and self._is_leaving and ticket not in self._cancelled:
+            if outcome.ending is Ending.CANCELLED and self._leaving.is_asked and ticket not in self._cancelled:
                 outcome = replace(outcome, ending=Ending.PREEMPTED, error="its process was asked to leave (SIGTERM)")
             return outcome.to_json()
         finally:
@@ -63,19 +77,12 @@ class StageHost:
         """The name of the machine that Ray has chosen."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def _leave(self, number: int, frame: FrameType | None) -> None:
-        """SIGTERM: a stage that runs saves its state and stops, as far as the grace that whoever asked gives lasts."""
-        if self._running and not self._is_leaving:
-            self._is_leaving = True
-        elif callable(self._former):
-            self._former(number, frame)
-
     def __repr__(self) -> str:
         return f"StageHost({self._run})"
 
 
 @contextmanager
-def _capture_descriptors(log: Path) -> Iterator[None]:
+def capture_descriptors(log: Path) -> Iterator[None]:
     """Send all that this process prints, by Python or by a library in C, to the attempt's log."""
     sys.stdout.flush()
     sys.stderr.flush()

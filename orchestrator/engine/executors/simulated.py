@@ -229,7 +229,7 @@ class SimulatedCluster:
             label = self._crowded[0]
             if label in self._running:
                 running = self._running[label]
-                running.place = self.floor.take(request_amounts(running.resources))
+                running.place = self.floor.take(request_amounts(running.resources), workers=running.resources.workers)
                 if running.place is None:
                     return
                 running.began_s = self.now_s
@@ -243,11 +243,12 @@ class SimulatedCluster:
         seconds = self.now_s - running.began_s if place is not None else 0.0
         if place is not None:
             self.floor.account(place, +1)
-            for name, amount in place.amounts.items():
-                self.held_s[name] = self.held_s.get(name, 0.0) + amount * seconds
-            self.executions.append(
-                Execution(label, work.attempt, running.began_s, self.now_s, ending, place.amounts, place.machine)
-            )
+            for each in place.each:
+                for name, amount in each.amounts.items():
+                    self.held_s[name] = self.held_s.get(name, 0.0) + amount * seconds
+                self.executions.append(
+                    Execution(label, work.attempt, running.began_s, self.now_s, ending, each.amounts, each.machine)
+                )
         if ending in _MADE:
             self.done[work.key] = record_of(work, attempt.metrics, seconds=attempt.seconds)
         elif ending in _CUT_OFF:
@@ -301,7 +302,7 @@ class SimulatedCluster:
     def _lose(self, outage: Outage) -> list[str]:
         lost = []
         for label, running in self._running.items():
-            if running.place is not None and running.place.machine == outage.machine:
+            if running.place is not None and any(each.machine == outage.machine for each in running.place.each):
                 running.stopped_as = Ending.PREEMPTED if outage.is_preempted else Ending.LOST_NODE
                 lost.append(label)
         return lost

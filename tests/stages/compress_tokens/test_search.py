@@ -279,6 +279,7 @@ def test_a_shortened_update_is_adam_at_the_shorter_rate():
         optimizer = torch.optim.AdamW(search.parameters(), lr=rate, weight_decay=0.0)
         for step in range(3):
             search.before_step(step, 10.0)
+            search.before_forward()
             search._factor = 0.2 if factor else 1.0
             search.budget_loss().backward()
             search.before_update(step)

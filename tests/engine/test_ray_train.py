@@ -1,0 +1,111 @@
+"""Data-parallel training on a real Ray: through Ray Train, in a trial of a search, with a worker that dies."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orchestrator import api
+from orchestrator.engine.place import RayPlace
+
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+
+TRAIN = (
+    "{stage: pretrain.classifier, params: {model: cnn_micro, data: digits, epochs: 20, checkpoint_every_steps: 7}, "
+    "resources: {workers: 2}, retry: {backoff: 10ms}}"
+)
+SEARCH = f"""
+version: 1
+name: w
+nodes:
+  search:
+    sweep:
+      trials: 1
+      sampler: random
+      objectives: {{score.top1_accuracy: maximize}}
+      space: {{train.learning_rate: {{uniform: [0.002, 0.004]}}}}
+    nodes:
+      train: {TRAIN}
+      score: {{stage: evaluate.classifier, params: {{data: digits}}, inputs: {{model: train}}}}
+"""
+
+
+class OnceSaved(api.Watcher):
+    """Does something once, as soon as the node that trains has saved a state."""
+
+    def __init__(self, store: Path, action: Callable[[api.RunStatus], None]) -> None:
+        self.store, self.action = store, action
+        self.thread: threading.Thread | None = None
+
+    def happened(self, events: Any, status: Any) -> None:
+        if self.thread is None and any(event["type"] == "node_started" for event in events):
+            self.thread = threading.Thread(target=self._act, args=(status,))
+            self.thread.start()
+
+    def _act(self, status: api.RunStatus) -> None:
+        until_s = time.monotonic() + 120
+        while time.monotonic() < until_s and not list(self.store.glob("work/checkpoints/*/0*")):
+            time.sleep(0.02)
+        self.action(status)
+
+
+def train_workers() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def kill_last_worker(_status: api.RunStatus) -> None:
+    max(train_workers(), key=lambda process: process.pid).kill()
+
+
+def test_two_workers_train_in_a_trial_and_one_that_dies_costs_one_attempt(workspace: api.Workspace, plan_text: Any) -> None:
+    """Whoever trains for days on many machines loses one of them; what was saved must count, and the search must go on."""
+    place = RayPlace(num_cpus=2)
+    store = Path(workspace.store.url.removeprefix("file://"))
+    result = api.submit(
+        plan_text(SEARCH), workspace=workspace, place=place, watcher=OnceSaved(store, kill_last_worker), executor="ray"
+    )
+    nodes = result.status.nodes
+    train = next(node for label, node in nodes.items() if label.endswith("/train"))
+    assert {node.state for node in nodes.values()} == {"done"}, train.error
+    assert train.attempt == 2
+    failed = next(event for event in workspace.ledger.events(result.run)[0] if event["type"] == "attempt_failed")
+    assert failed["class"] == "lost_worker"
+    ended = next(e for e in workspace.ledger.events(result.run)[0] if e["type"] == "node_done" and e["node"] == train.label)
+    assert ended["resumed"]["step"] >= 7
+    record = workspace.artifacts.find(train.stage, train.key)
+    assert record is not None
+    assert record.identity["workers"] == 2
+    assert record.metrics["top1_accuracy"] > 0.9
+    for worker in (0, 1):
+        log = workspace.ledger.read_log(result.run, train.folder, 2, worker=worker).decode()
+        assert "goes on from step" in log
+        assert "epoch 20/20" in log
+    progress, _ = workspace.ledger.progress(result.run, train.folder)
+    assert {line["epoch"] for line in progress if line.get("epoch")} == set(range(1, 21))
+    assert not train_workers(), "nothing is left running"
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_stops_all_workers_and_goes_on_from_their_state(workspace: api.Workspace, plan_text: Any) -> None:
+    """Ctrl-C must not leave one worker waiting for another, nor lose what was trained."""
+    text, place = f"version: 1\nname: w\nnodes:\n  train: {TRAIN}\n", RayPlace(num_cpus=2)
+    store = Path(workspace.store.url.removeprefix("file://"))
+    watcher = OnceSaved(store, lambda status: workspace.ledger.ask_to_cancel(status.id))
+    result = api.submit(plan_text(text), workspace=workspace, place=place, watcher=watcher, executor="ray")
+    assert result.status.nodes["train"].state == "cancelled"
+    assert not train_workers()
+    result = api.submit(plan_text(text), workspace=workspace, place=place, executor="ray")
+    ended = next(event for event in workspace.ledger.events(result.run)[0] if event["type"] == "node_done")
+    assert ended["resumed"]["step"] > 0
