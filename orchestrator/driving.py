@@ -25,6 +25,7 @@ from stages.contract import Throttle
 
 if TYPE_CHECKING:
     from orchestrator.engine.executors.base import Executor, MachineShape
+    from orchestrator.engine.learning import Learning
     from orchestrator.engine.signals import StopRequests
 
 LOOK_FOR_CANCELS_EVERY_S = 1.0
@@ -84,10 +85,13 @@ def drive(  # noqa: PLR0915 - one attempt with all its ends
     watcher.started(status)
     started_s = time.monotonic()
     notices = Notices(plan.checked.loaded.workflow, run=run, ledger=ledger)
+    learning: Learning | None = None
 
     def emit(events: list[Event]) -> None:
         ledger.write(run, events)
         status.apply(events)
+        if learning is not None:
+            learning.happened(events)
         notices.happened(events)
         watcher.happened(events, status)
 
@@ -97,10 +101,12 @@ def drive(  # noqa: PLR0915 - one attempt with all its ends
         unmet = unmet_sweeps(_settled(plan))
         return RunResult(run=run, state=State.DONE, status=status, unmet=unmet, not_told=notices.ended("done", unmet=unmet))
 
+    from orchestrator.engine.learning import Learning
     from orchestrator.engine.scheduler import Scheduler
     from orchestrator.engine.signals import StopRequests
     from orchestrator.sweeps.driver import RunContext, SweepGuide
 
+    learning = Learning(store, run=run, began=status.created)
     emit([{"type": "run_started"}])
     state, error = State.FAILED, ""
     stop = StopRequests()
@@ -131,7 +137,9 @@ def drive(  # noqa: PLR0915 - one attempt with all its ends
                 provenance=provenance,
                 guide=guide,
                 log_tail=lambda work: ledger.log_tail(work.run, work.folder, work.attempt),
+                gpu_need=learning.gpu_need,
             )
+            learning.watch(scheduler.units)
             stop.install()
             state = scheduler.drive()
             if guide.failures and state is not State.CANCELLED:
@@ -150,6 +158,8 @@ def drive(  # noqa: PLR0915 - one attempt with all its ends
             try:
                 emit([{"type": "run_finished", "state": state.value, "seconds": time.monotonic() - started_s, "error": error}])
             finally:
+                if learning is not None:
+                    learning.close()
                 _tidy(store, leases, status)
             unmet = unmet_sweeps(guide.results) if guide is not None and state is State.DONE else {}
             not_told = notices.ended(state.value, unmet=unmet, error=error)

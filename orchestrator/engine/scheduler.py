@@ -239,7 +239,7 @@ class Scheduler(RunView):
 
     def _queue(self, unit: Unit) -> None:
         unit.become(State.READY)
-        need = self._gpu_need(unit, self.units) if unit.resources.gpus > 0 else None
+        need = self._gpu_need(unit, self.units) if 0 < unit.resources.gpus < 1 else None
         if need is not None:
             unit.larger = with_gpu_share(unit.resources, need, self.admission.machines)
         self.admission.add(unit.label, unit.resources)

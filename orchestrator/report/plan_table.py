@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.report.price_text import hours_document, hours_text, price_document, price_lines
+from orchestrator.report.pricing import PlanPrice, price_plan
 from orchestrator.report.text import Column, Style, format_table, plural
 from orchestrator.store.artifacts import Artifacts
+from orchestrator.workflow.budget import NO_PRICES, Budget, Prices
 from orchestrator.workflow.count import count_trials
 from orchestrator.workflow.explain import MAX_EXPLAINED, Explainer
 from orchestrator.workflow.plan import Plan, PlanNode, PlanSweep, Status, SweepStatus
@@ -18,27 +22,65 @@ MAX_ROWS = 60
 KEY_LETTERS = 8
 
 
-def plan_lines(plan: Plan, artifacts: Artifacts, *, place: str, style: Style, width: int | None) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a plan is held against: a budget, and prices where the profile has some."""
+
+    budget: Budget | None = None
+    prices: Prices = NO_PRICES
+
+
+NO_MEANS = Means()
+
+
+def plan_lines(
+    plan: Plan, artifacts: Artifacts, *, place: str, style: Style, width: int | None, means: Means = NO_MEANS
+) -> list[str]:
     """The table that `plan` prints and that `submit` prints first."""
+    price = price_plan(plan, artifacts)
     explainer = Explainer(plan, artifacts)
     is_explained = len(plan.with_status(Status.RUN)) <= MAX_EXPLAINED
     searches = f", {plural(len(plan.sweeps), 'sweep')}" if plan.sweeps else ""
     lines = [f"{style.paint(plan.name, 'bold')}  {plural(len(plan.nodes), 'node')}{searches}   store {place}"]
-    columns = [Column("STATUS", painted=True), Column("NODE"), Column("KEY"), Column("WHY")]
+    is_priced = len(plan.nodes) <= MAX_ROWS and _is_worth_telling(price)
+    estimate = [Column("EST", right=True)] if is_priced else []
+    columns = [Column("STATUS", painted=True), Column("NODE"), Column("KEY"), *estimate, Column("WHY")]
     if len(plan.nodes) > MAX_ROWS:
         lines += _summary(plan, style=style, width=width)
         rows = [row for name in plan.checked.order for row in _rows_beside_nodes(plan, name)]
     else:
         rows = []
         for name in [*(node.name for node in plan.nodes.values() if node.existing is not None), *plan.checked.order]:
-            rows += _rows_beside_nodes(plan, name)
+            rows += [[*row[:3], *([""] if is_priced else []), *row[3:]] for row in _rows_beside_nodes(plan, name)]
             rows += [
-                [node.status.value, node.label, node.key[:KEY_LETTERS], why(explainer, node, is_explained=is_explained)]
+                [
+                    node.status.value,
+                    node.label,
+                    node.key[:KEY_LETTERS],
+                    *([_estimate_text(price, node)] if is_priced else []),
+                    why(explainer, node, is_explained=is_explained),
+                ]
                 for node in plan.nodes.values()
                 if node.name == name
             ]
     lines += format_table(columns, rows, style=style, width=width) if rows else []
-    return [*lines, *drift_lines(plan, style=style), f"{style.paint('total', 'total')}   {totals(plan)}"]
+    lines += [*drift_lines(plan, style=style), f"{style.paint('total', 'total')}   {totals(plan)}"]
+    text = price_lines(price, budget=means.budget, prices=means.prices)
+    return [*lines, f"{style.paint('hours', 'total')}   {text}"] if text else lines
+
+
+def _is_worth_telling(price: PlanPrice) -> bool:
+    """Whether any figure is a second or more."""
+    known = [price.high, *price.avoided.values()]
+    return any(hours.cpu * 3600 >= 1 for hours in known)
+
+
+def _estimate_text(price: PlanPrice, node: PlanNode) -> str:
+    """Hours to make it; in brackets those that a hit avoids."""
+    if node.label in price.avoided:
+        return f"({hours_text(price.avoided[node.label])})"
+    found = price.nodes.get(node.label)
+    return hours_text(found.low, found.high) if found is not None else "-" if node.status is Status.RUN else ""
 
 
 def _rows_beside_nodes(plan: Plan, name: str) -> list[list[str]]:
@@ -107,8 +149,9 @@ def totals(plan: Plan) -> str:
     return ", ".join(parts)
 
 
-def plan_document(plan: Plan, artifacts: Artifacts) -> dict[str, Any]:
+def plan_document(plan: Plan, artifacts: Artifacts, *, means: Means = NO_MEANS) -> dict[str, Any]:
     """All that the table shows, as data."""
+    price = price_plan(plan, artifacts)
     explainer = Explainer(plan, artifacts)
     is_explained = len(plan.with_status(Status.RUN)) <= MAX_EXPLAINED
     drifted = {node.label for node in plan.drifted}
@@ -128,13 +171,23 @@ def plan_document(plan: Plan, artifacts: Artifacts) -> dict[str, Any]:
                 "parents": list(node.parents),
                 "forced": node.forced,
                 "drifted": node.label in drifted,
+                "hours": _hours_document(price, node),
             }
             for node in plan.nodes.values()
         ],
         "sweeps": [_sweep_document(sweep) for sweep in plan.sweeps.values()],
         "later": dict(plan.later),
         "skipped": dict(plan.skipped),
+        "price": price_document(price, budget=means.budget, prices=means.prices),
     }
+
+
+def _hours_document(price: PlanPrice, node: PlanNode) -> dict[str, Any] | None:
+    """Hours to make the node and on how many records they rest; None where there is no record yet, or it will not run."""
+    found = price.nodes.get(node.label)
+    if found is None:
+        return None
+    return {"low": hours_document(found.low), "high": hours_document(found.high), "records": found.num_records}
 
 
 def _sweep_document(sweep: PlanSweep) -> dict[str, Any]:

@@ -65,6 +65,11 @@ class Artifacts:
             if record is not None:
                 yield record
 
+    def decoded(self, stage: str, entries: Mapping[str, Entry]) -> list[Record]:
+        """The sound ones among the records of a stage that were read, by path."""
+        found = [_decode(entry, stage=stage, key=path.split("/")[2]) for path, entry in entries.items()]
+        return [record for record in found if record is not None]
+
     def scan(self, stage: str | None = None) -> Iterator[tuple[str, str, Entry]]:
         """(stage, key, content) of every record, sound or not, of one stage or of all, in no order."""
         names = [stage] if stage is not None else list(self.store.list("artifacts"))
