@@ -110,7 +110,7 @@ def _nearest(timings: Sequence[Timing], settings: Mapping[str, object], cpus: fl
 
 def _distance(timing: Timing, settings: Mapping[str, object], cpus: float) -> int:
     names = (timing.settings.keys() | settings.keys()) - set(EFFORT)
-    return sum(timing.settings.get(name) != settings.get(name) for name in names) + (timing.cpus != cpus)
+    return sum(bool(timing.settings.get(name) != settings.get(name)) for name in names) + (timing.cpus != cpus)
 
 
 def _estimate(timings: Sequence[Timing], effort: Mapping[str, float]) -> Estimate | None:
@@ -136,5 +136,5 @@ def _ratio(before: Mapping[str, float], now: Mapping[str, float]) -> float:
 def _batch_class(settings: Mapping[str, object]) -> int:
     """The size of the batch to a power of two, 0 for the stage's default."""
     found = [value for name, value in settings.items() if name.rpartition(".")[2] == "batch_size"]
-    sizes: list[int] = [value.bit_length() for value in found if isinstance(value, int)]
+    sizes = [value.bit_length() for value in found if isinstance(value, int)]
     return max(sizes, default=0)

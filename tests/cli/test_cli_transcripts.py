@@ -38,15 +38,16 @@ def test_a_plan_of_new_work(cli: Cli) -> None:
         RUN     middle[value=2]  <key8>  nothing like it was made before (waits for first)
         RUN     last             <key8>  nothing like it was made before (waits for middle[value=1])
         total   4 to run, 0 hits, 0 shared
+        hours   no record yet of what is to run
     """)
 
 
 def test_a_plan_after_a_changed_parameter_names_it(cli: Cli, finished: str) -> None:
     lines = cli("plan", "chain.yaml", "--set", "last.value=5").out.splitlines()
-    assert [line.split()[0] for line in lines[2:-1]] == ["HIT", "HIT", "HIT", "RUN"]
+    assert [line.split()[0] for line in lines[2:-2]] == ["HIT", "HIT", "HIT", "RUN"]
     assert f"recorded {api.open_workspace().ledger.request(finished).created[:10]}" in lines[2]
     assert "parameter value: nothing -> 5 (nearest record " in lines[5]
-    assert lines[-1] == "total   1 to run, 3 hits, 0 shared"
+    assert lines[-2] == "total   1 to run, 3 hits, 0 shared"
 
 
 def test_why_names_every_difference_and_what_it_follows(cli: Cli, finished: str) -> None:
@@ -72,14 +73,14 @@ def test_drift_is_shown_below_the_table(cli: Cli, finished: str, monkeypatch: py
     lines = cli("plan", "chain.yaml").out.splitlines()
     assert "drift   first: stage code changed since the record; --strict would run it again" in lines
     assert sum(line.startswith("drift   middle:") for line in lines) == 1
-    assert lines[-1] == "total   0 to run, 4 hits, 0 shared"
+    assert lines[-2] == "total   0 to run, 4 hits, 0 shared"
 
 
 def test_strict_makes_again_what_other_code_had_made(cli: Cli, finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("plan", "chain.yaml", "--strict", "--exit-code").code == 0
     monkeypatch.setattr("orchestrator.workflow.plan.source_digest", lambda _: "other code")
     lines = cli("plan", "chain.yaml", "--strict").out.splitlines()
-    assert lines[-1] == "total   4 to run, 0 hits, 0 shared"
+    assert lines[-2] == "total   4 to run, 0 hits, 0 shared"
     assert not any(line.startswith("drift") for line in lines)
     monkeypatch.setattr("orchestrator.engine.worker.source_digest", lambda _: "other code")
     assert cli("submit", "chain.yaml", "--strict", "--executor", "inline").code == 0
@@ -99,6 +100,7 @@ def test_a_large_plan_is_counted_by_node_name(cli: Cli) -> None:
         many   60   60  probe.echo
         last    1    1  probe.echo
         total   61 to run, 0 hits, 0 shared
+        hours   no record yet of what is to run
     """)
 
 
@@ -107,6 +109,7 @@ def test_a_failure_says_where_why_what_is_kept_and_how_to_go_on(cli: Cli) -> Non
     root = str(Path(api.__file__).parents[1])
     text = re.sub(r"fail\.py:\d+", "fail.py:<line>", plain(answer.err.replace(root, "<root>")))
     assert text.split("shared\n")[1] == expected("""
+        hours   no record yet of what is to run
         run <run>; Ctrl-C asks it to stop, and the same command then goes on
         <time>  RUN     fine  started
         <time>  DONE    fine  <s>, value 1, 38 B

@@ -507,7 +507,8 @@ class TestShown:
         assert "sweep: 4 trials, random, 2 objectives; what they share cannot be counted before they run" in shown
         assert "LATER   after" in shown
         assert "after search" in shown
-        assert shown.endswith("2 to run, 0 hits, 0 shared, 1 sweep to search, 4 later")
+        assert "2 to run, 0 hits, 0 shared, 1 sweep to search, 4 later\n" in shown
+        assert shown.endswith("no record yet of what is to run")
 
     def test_a_grid_says_what_its_trials_share(self, empty):
         assert "sweep: 15 trials, grid, 1 objective; 45 nodes, 23 of them different (2x shared)" in self.lines(
