@@ -11,16 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.driving import RunResult, Watcher, drive
 from orchestrator.engine.place import RayPlace
-from orchestrator.engine.run_options import RunOptions
+from orchestrator.engine.run_options import RunOptions, options_recorded
 from orchestrator.engine.units import State
 from orchestrator.errors import (
     AlreadySubmitted,
+    BudgetReached,
     ClusterError,
     Interrupted,
     OrchestratorError,
@@ -34,6 +35,7 @@ from orchestrator.store.base import Store, open_store
 from orchestrator.store.blobs import digest_bytes
 from orchestrator.store.lease import Holder, Leases
 from orchestrator.store.ledger import Ledger
+from orchestrator.workflow.budget import NOTHING, Hours, exceeded
 from orchestrator.workflow.check import CheckedWorkflow, check_workflow
 from orchestrator.workflow.identity import encode
 from orchestrator.workflow.load import load_text, load_workflow
@@ -153,7 +155,7 @@ def submit(
     With an `idempotency_key` that a run of this store was begun with before, AlreadySubmitted names it, and nothing is begun.
     """
     leases = Leases(workspace.store, run="")
-    options, place = options or RunOptions(), place or RayPlace()
+    options, place = _within_budget(plan, workspace, options), place or RayPlace()
     request = _request(plan, executor, options, tags or {}, origin or {}, idempotency_key)
     if place.address and plan.has_work:
         request["cluster"] = {"address": place.address, "store_is_shared": place.store_is_shared}
@@ -188,13 +190,48 @@ def enqueue(
     """
     from orchestrator.engine.provenance import command_provenance
 
-    request = _request(plan, "ray", options or RunOptions(), tags or {}, origin or {}, idempotency_key)
+    options = _within_budget(plan, workspace, options)
+    request = _request(plan, "ray", options, tags or {}, origin or {}, idempotency_key)
     cluster = {"address": address, "store_is_shared": store_is_shared, "is_job": True}
     ledger = workspace.ledger
     return ledger.begin(
         {**request, "cluster": cluster, "provenance": command_provenance()},
         claim=lambda run: _claim_key(request, run, ledger),
     )
+
+
+def spent_so_far(run: str, *, workspace: Workspace) -> Hours:
+    """What a run and those that it continued have spent, by their ledgers."""
+    spent, seen = NOTHING, set[str]()
+    while run and run not in seen:
+        seen.add(run)
+        found = read_run_status(workspace.store, run)
+        spent += found.spent
+        run = found.request.get("origin", {}).get("continues", "")
+    return spent
+
+
+def _within_budget(plan: Plan, workspace: Workspace, options: RunOptions | None) -> RunOptions:
+    """The options with the workflow's budget where they have none; BudgetReached where it cannot be enough."""
+    options = options or RunOptions()
+    options = replace(options, budget=options.budget or plan.checked.loaded.workflow.budget)
+    if options.budget is None or not plan.has_work:
+        return options
+    if options.budget.usd is not None and not options.prices.are_known:
+        raise UsageError("a budget in money needs prices", next_step="RunOptions(prices=...), or a budget in hours")
+    over = exceeded(options.budget, options.spent_before, options.prices)
+    if over:
+        raise BudgetReached(f"the budget is spent: {over}", next_step="a larger --budget goes on where it stopped")
+    from orchestrator.report.pricing import price_plan
+
+    price = price_plan(plan, workspace.artifacts)
+    over = exceeded(options.budget, options.spent_before + price.low, options.prices)
+    if over:
+        raise BudgetReached(
+            f"the plan needs more than its budget: {over} at least, by {price.num_records} recorded attempts; nothing was run",
+            next_step="a larger --budget, fewer trials, or --until NODE",
+        )
+    return options
 
 
 def _claim_key(request: Mapping[str, Any], run: str, ledger: Ledger) -> None:
@@ -228,7 +265,7 @@ def drive_recorded(run: str, *, workspace: Workspace, place: RayPlace, watcher: 
         except OrchestratorError as error:
             ledger.write(run, [{"type": "run_finished", "state": "failed", "seconds": 0.0, "error": error.message}])
             raise
-        options = RunOptions(keep_going=bool(request.get("keep_going")))
+        options = options_recorded(request)
         return _drive(plan, run, workspace, leases, "ray", options, watcher, place, provenance=request.get("provenance"))
     finally:
         with suppress(StoreError):
@@ -329,7 +366,7 @@ def _request(
         "overrides": list(loaded.overrides),
         "command": sys.argv[0:1] + sys.argv[1:],
         "executor": executor if isinstance(executor, str) else "own",
-        "keep_going": options.keep_going,
+        **options.to_request(),
         "tags": dict(tags),
         "process_id": os.getpid(),
         "user": _user(),
@@ -353,5 +390,5 @@ def _user() -> str:
 __all__ = [
     "CheckedWorkflow", "Plan", "PlanNode", "RayPlace", "RunOptions", "RunResult", "RunStatus", "Selection", "State", "Status",
     "Watcher", "Workspace", "cancel", "drive_recorded", "enqueue", "load", "load_recorded", "open_workspace", "plan",
-    "plan_checked", "plan_recorded", "selection_recorded", "status", "submit",
+    "plan_checked", "plan_recorded", "selection_recorded", "spent_so_far", "status", "submit",
 ]  # fmt: skip

@@ -144,6 +144,8 @@ def drive(  # noqa: PLR0915 - one attempt with all its ends
             state = scheduler.drive()
             if guide.failures and state is not State.CANCELLED:
                 state, error = State.FAILED, guide.failure_text
+            elif state is State.CANCELLED and scheduler.over_budget:
+                error = f"the budget is spent: {scheduler.over_budget}"
     except KeyboardInterrupt:
         state, error = State.CANCELLED, "stopped without waiting for the stages"
         stop.signal_number = stop.signal_number or 2

@@ -9,6 +9,7 @@
     ├── IntegrityError               5   stored bytes differ from their digest
     ├── StoreError                   7   the store cannot be read or written
     ├── ClusterError                 7   Ray cannot be started or reached
+    ├── BudgetReached                6   more would be spent than the run may; a larger budget goes on
     ├── LeaseLost                    3   another process took the work over; this one stops
     └── Interrupted              130/143 the run was asked to stop
 
@@ -92,6 +93,10 @@ class LeaseLost(OrchestratorError):
 
 class IntegrityError(OrchestratorError):
     exit_code = 5
+
+
+class BudgetReached(OrchestratorError):
+    exit_code = 6
 
 
 class StoreError(OrchestratorError):

@@ -14,6 +14,7 @@ from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.placing import choose_place, placing
 from orchestrator.cli.running import run_plan
 from orchestrator.cli.shell import Shell
+from orchestrator.cli.spending import choose_spending, spending
 from orchestrator.errors import UsageError
 from orchestrator.report.run_status import FINAL_STATES, RunStatus
 from orchestrator.report.text import plural
@@ -24,6 +25,7 @@ from orchestrator.workflow.spec import Resources
 @command("resume", example="orchestrator resume @last")
 @click.argument("run", shell_complete=complete_runs)
 @placing
+@spending
 @pass_shell
 def resume(shell: Shell, /, run: str, **placed: Any) -> int:
     """Go on with what a run was asked for, wherever it ended.
@@ -46,6 +48,7 @@ def resume(shell: Shell, /, run: str, **placed: Any) -> int:
     help="Resources of the failed nodes, such as memory=8GiB; repeatable.",
 )  # fmt: skip
 @placing
+@spending
 @pass_shell
 def retry(shell: Shell, /, run: str, resources: tuple[str, ...], **placed: Any) -> int:
     """Run only the failed nodes of a run again, and those that they blocked.
@@ -81,7 +84,7 @@ def _run(shell: Shell, plan: api.Plan, status: RunStatus, placed: Mapping[str, A
         shell,
         plan,
         where=choose_place(shell, placed, before=status.request),
-        keep_going=bool(status.request.get("keep_going")),
+        options=choose_spending(shell, plan, budget=placed["budget"], max_gpus=placed["max_gpus"], before=status),
         tags=status.request.get("tags") or {},
         origin={"continues": status.id},
     )

@@ -27,7 +27,7 @@ def run_on_cluster(
     plan: api.Plan,
     where: Where,
     *,
-    keep_going: bool,
+    options: api.RunOptions,
     tags: Mapping[str, str] | None,
     origin: Mapping[str, str] | None,
     idempotency_key: str,
@@ -49,7 +49,7 @@ def run_on_cluster(
     if run:
         shell.say(f"run {run} on {jobs.address} is doing this already")
     else:
-        run = _begin(shell, plan, where, jobs, keep_going=keep_going, tags=tags, origin=origin, idempotency_key=idempotency_key)
+        run = _begin(shell, plan, where, jobs, options=options, tags=tags, origin=origin, idempotency_key=idempotency_key)
         shell.say(f"run {run} is a job on {jobs.address}; this terminal is not needed for it")
     if where.detach:
         if shell.as_json:
@@ -80,7 +80,7 @@ def _begin(
     where: Where,
     jobs: Jobs,
     *,
-    keep_going: bool,
+    options: api.RunOptions,
     tags: Mapping[str, str] | None,
     origin: Mapping[str, str] | None,
     idempotency_key: str,
@@ -92,7 +92,7 @@ def _begin(
         workspace=workspace,
         address=jobs.address,
         store_is_shared=place.store_is_shared,
-        options=api.RunOptions(keep_going=keep_going),
+        options=options,
         tags=tags,
         origin=origin,
         idempotency_key=idempotency_key,
@@ -141,7 +141,7 @@ def _follow(shell: Shell, plan: api.Plan, run: str, jobs: Jobs) -> int:
             for found in (found_sweeps(status, workspace.artifacts) if plan.checked.sweeps else [])
             if found.is_settled and found.sweep.best is None
         }
-    code = exit_code(status.state)
+    code = exit_code(status.state, over_budget=status.over_budget)
     code = EXIT_UNMET if code == 0 and unmet else code
     result = api.RunResult(run=run, state=api.State(status.state), status=status, unmet=unmet)
     if status.state == "failed" and status.error and not any(node.state == "failed" for node in status.nodes.values()):

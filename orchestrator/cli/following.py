@@ -12,6 +12,7 @@ from orchestrator.report.run_status import FINAL_STATES, RunStatus, read_run_sta
 
 EXIT_FAILED = 3
 EXIT_UNMET = 4
+EXIT_BUDGET = 6
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 LOOK_EVERY_S = 0.5
@@ -20,8 +21,10 @@ SECOND_CTRL_C_S = 3.0
 _EXIT_CODES = {"done": 0, "failed": EXIT_FAILED, "cancelled": EXIT_INTERRUPTED, "interrupted": EXIT_INTERRUPTED}
 
 
-def exit_code(state: str, *, signal_number: int = 0) -> int:
+def exit_code(state: str, *, signal_number: int = 0, over_budget: str = "") -> int:
     """The exit code that tells how a run ended."""
+    if state == "cancelled" and over_budget:
+        return EXIT_BUDGET
     code = _EXIT_CODES.get(state, EXIT_FAILED)
     return EXIT_TERMINATED if code == EXIT_INTERRUPTED and signal_number == 15 else code
 
@@ -85,7 +88,7 @@ def detached(shell: Shell, run: str) -> int:
 
 def ended_code(status: RunStatus, workspace: api.Workspace) -> int:
     """The exit code with which a run ended, or would have if its process had lived."""
-    code = exit_code(status.state)
+    code = exit_code(status.state, over_budget=status.over_budget)
     if code or "sweep" not in status.request.get("text", ""):
         return code
     from orchestrator.report.found_sweeps import found_sweeps

@@ -43,7 +43,7 @@ def main() -> int:
     except OrchestratorError as error:
         shell.insist(f"error: {error.message}", f"   next: {error.next_step}")
         return error.exit_code
-    code = exit_code(result.state.value, signal_number=result.signal_number)
+    code = exit_code(result.state.value, signal_number=result.signal_number, over_budget=result.status.over_budget)
     return EXIT_UNMET if code == 0 and result.unmet else code
 
 

@@ -25,6 +25,12 @@ OVERRIDES = click.option(
 )
 
 
+BUDGET = click.option(
+    "--budget", metavar="HOURS",
+    help="At most so much, as 40gpuh, 200cpuh or 25usd (with prices in the profile); above the file's own.",
+)  # fmt: skip
+
+
 def selecting(function: Function) -> Function:
     """The options that choose what a workflow file means and which of its nodes count; shared by `plan` and `submit`."""
     options = (
@@ -51,6 +57,14 @@ def chosen(*, rerun: tuple[str, ...], strict: bool, start: tuple[str, ...], unti
 @click.argument("file", type=FILE)
 @selecting
 @click.option("--graph", "draws", is_flag=True, help="The plan as a tree: what needs what, and what will be done.")
+@BUDGET
+@click.option(
+    "--simulate",
+    "cluster",
+    metavar="CLUSTER.yaml",
+    type=FILE,
+    help="How long it would take on those machines, and what holds it up.",
+)
 @click.option("--why", metavar="NODE", help="All that differs from the nearest earlier artifact of NODE.")
 @click.option("--diff", "run", metavar="RUN", shell_complete=complete_runs, help="What would be made otherwise than in RUN.")
 @click.option("--out", metavar="PLAN.json", help="Save the plan; submit PLAN.json runs it unchanged.")
@@ -70,15 +84,21 @@ def plan(
     run: str | None,
     out: str | None,
     tells_work: bool,
+    budget: str | None,
+    cluster: str | None,
 ) -> int:
     """Show what a workflow file would run, and why. Runs nothing, and writes nothing but PLAN.json."""
     from orchestrator import api
+    from orchestrator.cli.spending import choose_means
     from orchestrator.report.plan_table import plan_document, plan_lines
 
     selection = chosen(rerun=rerun, strict=strict, start=start, until=until)
     made = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection, smoke=smoke)
     artifacts = shell.workspace.artifacts
-    if why is not None:
+    means = choose_means(shell, made, budget=budget)
+    if cluster is not None:
+        show_simulation(shell, made, cluster)
+    elif why is not None:
         from orchestrator.report.why import explained_nodes, why_documents, why_lines
 
         nodes = explained_nodes(made, why)
@@ -94,15 +114,28 @@ def plan(
 
         show_tree(shell, workflow_graph(made.checked, states_of_plan(made)))
     elif shell.as_json:
-        shell.document(plan_document(made, artifacts))
+        shell.document(plan_document(made, artifacts, means=means))
     else:
-        shell.data(plan_lines(made, artifacts, place=shell.place(), style=shell.style, width=shell.width))
+        shell.data(plan_lines(made, artifacts, place=shell.place(), style=shell.style, width=shell.width, means=means))
     if out is not None:
         from orchestrator.cli.plan_file import write_plan
 
         write_plan(out, made, shell.workspace)
         shell.say(f"saved; next: orchestrator submit {shlex.quote(out)}")
     return EXIT_WORK if tells_work and made.has_work else 0
+
+
+def show_simulation(shell: Shell, made: Plan, file: str) -> None:
+    """How a plan would go on the machines that a file describes."""
+    from orchestrator.report.simulation import simulate
+    from orchestrator.report.simulation_text import simulation_document, simulation_lines
+    from orchestrator.workflow.cluster_spec import load_cluster
+
+    found = simulate(made, load_cluster(file), shell.workspace.artifacts)
+    if shell.as_json:
+        shell.document({"workflow": made.name, "cluster": file, **simulation_document(found)})
+    else:
+        shell.data(simulation_lines(found, plan=made, style=shell.style))
 
 
 def show_diff(shell: Shell, made: Plan, run: str) -> None:

@@ -32,6 +32,8 @@ class Profile(BaseModel):
     dashboard: bool = Field(False, description="start Ray's dashboard with the run's own Ray")
     store_is_shared: bool = Field(False, description="the folder store is mounted at this path on every machine")
     python: str = Field("", description="interpreter on the cluster")
+    usd_per_gpu_hour: float | None = Field(None, gt=0, description="price of a GPU, for plans and budgets in money")
+    usd_per_cpu_hour: float | None = Field(None, gt=0, description="price of a CPU core, likewise")
     pass_env: list[str] = Field(default_factory=list, description="variables whose values a job gets")
 
 

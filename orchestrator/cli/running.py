@@ -13,7 +13,7 @@ from orchestrator.cli.following import EXIT_UNMET, exit_code, follow
 from orchestrator.cli.placing import Where
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import AlreadySubmitted
-from orchestrator.report.plan_table import plan_document, plan_lines
+from orchestrator.report.plan_table import Means, plan_document, plan_lines
 from orchestrator.report.run_status import read_run_status
 
 
@@ -22,16 +22,20 @@ def run_plan(
     plan: api.Plan,
     *,
     where: Where,
-    keep_going: bool = False,
+    options: api.RunOptions | None = None,
     tags: Mapping[str, str] | None = None,
     origin: Mapping[str, str] | None = None,
     idempotency_key: str = "",
 ) -> int:
     """Show the plan, run it, and return its exit code. For `origin` and `idempotency_key` see `api.submit`."""
+    options = options or api.RunOptions()
+    means = Means(budget=options.budget, prices=options.prices)
     if shell.as_json:
-        shell.json_line({"type": "plan", **plan_document(plan, shell.workspace.artifacts)})
+        shell.json_line({"type": "plan", **plan_document(plan, shell.workspace.artifacts, means=means)})
     try:
-        return _run(shell, plan, where=where, keep_going=keep_going, tags=tags, origin=origin, idempotency_key=idempotency_key)
+        return _run(
+            shell, plan, where=where, options=options, means=means, tags=tags, origin=origin, idempotency_key=idempotency_key
+        )
     except AlreadySubmitted as error:
         if not error.is_same:
             raise
@@ -44,7 +48,8 @@ def _run(
     plan: api.Plan,
     *,
     where: Where,
-    keep_going: bool,
+    options: api.RunOptions,
+    means: Means,
     tags: Mapping[str, str] | None,
     origin: Mapping[str, str] | None,
     idempotency_key: str,
@@ -55,16 +60,13 @@ def _run(
         tell_nothing_to_do(shell, plan, result, exit_code=code)
         return code
     if not shell.as_json:
-        shell.say(
-            *plan_lines(plan, shell.workspace.artifacts, place=shell.place(), style=shell.err_style, width=shell.err_width)
-        )
+        artifacts, place = shell.workspace.artifacts, shell.place()
+        shell.say(*plan_lines(plan, artifacts, place=place, style=shell.err_style, width=shell.err_width, means=means))
 
     if where.jobs_address:
         from orchestrator.cli.clustering import run_on_cluster
 
-        return run_on_cluster(
-            shell, plan, where, keep_going=keep_going, tags=tags, origin=origin, idempotency_key=idempotency_key
-        )
+        return run_on_cluster(shell, plan, where, options=options, tags=tags, origin=origin, idempotency_key=idempotency_key)
 
     caution = shell.workspace.store.caution()
     if caution:
@@ -79,7 +81,7 @@ def _run(
             workspace=shell.workspace,
             executor=where.executor,
             place=where.place,
-            options=api.RunOptions(keep_going=keep_going),
+            options=options,
             watcher=watcher,
             tags=tags,
             origin=origin,
@@ -92,5 +94,5 @@ def _run(
 
 def _code(result: api.RunResult) -> int:
     """A run that is done is no success where a sweep has found nothing that meets its constraints."""
-    code = exit_code(result.state.value, signal_number=result.signal_number)
+    code = exit_code(result.state.value, signal_number=result.signal_number, over_budget=result.status.over_budget)
     return EXIT_UNMET if code == 0 and result.unmet else code

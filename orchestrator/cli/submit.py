@@ -13,6 +13,7 @@ from orchestrator.cli.plan import FILE, chosen, selecting
 from orchestrator.cli.plan_file import is_plan_file, read_plan
 from orchestrator.cli.running import run_plan
 from orchestrator.cli.shell import Shell
+from orchestrator.cli.spending import choose_spending, spending
 from orchestrator.errors import UsageError
 
 
@@ -20,6 +21,7 @@ from orchestrator.errors import UsageError
 @click.argument("file", type=FILE)
 @selecting
 @placing
+@spending
 @click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, too; its address is said. Takes some seconds more.")
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with nodes that do not need it.")
 @click.option("--tag", "tags", metavar="NAME=VALUE", multiple=True, help="Mark the run, for ls; repeatable.")
@@ -35,6 +37,8 @@ def submit(
     start: tuple[str, ...],
     until: tuple[str, ...],
     smoke: bool,
+    budget: str | None,
+    max_gpus: float | None,
     dashboard: bool,
     keep_going: bool,
     tags: tuple[str, ...],
@@ -59,7 +63,8 @@ def submit(
     else:
         origin = {"smoke": "true"} if smoke else {}
         plan = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection, smoke=smoke)
-    return run_plan(shell, plan, where=where, keep_going=keep_going, tags=marks, origin=origin, idempotency_key=idempotency_key)
+    options = choose_spending(shell, plan, budget=budget, max_gpus=max_gpus, keep_going=keep_going)
+    return run_plan(shell, plan, where=where, options=options, tags=marks, origin=origin, idempotency_key=idempotency_key)
 
 
 def _tags(tags: tuple[str, ...]) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from orchestrator.workflow.budget import NO_PRICES, NOTHING, Budget, Hours, Prices
@@ -39,3 +40,23 @@ class RunOptions:
     spent_before: Hours = NOTHING
     max_gpus: float | None = None
     tick_s: float = TICK_S
+
+    def to_request(self) -> dict[str, Any]:
+        """What a run's request keeps of it, for whoever drives or continues it."""
+        asked: dict[str, Any] = {"keep_going": self.keep_going}
+        if self.budget is not None:
+            spent = {"gpu": self.spent_before.gpu, "cpu": self.spent_before.cpu}
+            asked |= {"budget": self.budget.limits, "prices": asdict(self.prices), "spent_before": spent}
+        return asked | ({"max_gpus": self.max_gpus} if self.max_gpus is not None else {})
+
+
+def options_recorded(request: Mapping[str, Any]) -> RunOptions:
+    """The options that a request keeps."""
+    budget = request.get("budget")
+    return RunOptions(
+        keep_going=bool(request.get("keep_going")),
+        budget=Budget(**budget) if budget else None,
+        prices=Prices(**request.get("prices", {})),
+        spent_before=Hours(**request.get("spent_before", {})),
+        max_gpus=request.get("max_gpus"),
+    )

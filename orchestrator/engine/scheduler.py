@@ -20,11 +20,9 @@ from orchestrator.engine.run_options import TICK_S, Clock, Event, RunOptions
 from orchestrator.engine.run_view import RunView
 from orchestrator.engine.stopping import Stopping
 from orchestrator.engine.units import Origin, State, Unit, order_for
-from orchestrator.engine.waiting import WaitingNodes
+from orchestrator.engine.waiting import FinishedArtifacts, OthersLeases, WaitingNodes
 from orchestrator.engine.work import Ending, Outcome, Work
 from orchestrator.errors import PlanError
-from orchestrator.store.artifacts import Artifacts
-from orchestrator.store.lease import Leases
 from orchestrator.workflow.budget import exceeded
 from orchestrator.workflow.plan import Plan, PlanNode, unmet_condition
 
@@ -41,8 +39,8 @@ class Scheduler(RunView):
         run: str,
         executor: Executor,
         shapes: Sequence[MachineShape],
-        artifacts: Artifacts,
-        leases: Leases,
+        artifacts: FinishedArtifacts,
+        leases: OthersLeases,
         clock: Clock,
         emit: Callable[[list[Event]], None],
         tick: Callable[[], None] = lambda: None,
@@ -82,7 +80,7 @@ class Scheduler(RunView):
             grace_asked_s=grace_asked_s,
             is_cancel_asked=is_cancel_asked,
         )
-        self._over_budget = ""
+        self.over_budget = ""
         self._more_may_come = False
         self._is_looking = False
         self._look_error: Exception | None = None
@@ -98,7 +96,7 @@ class Scheduler(RunView):
     @property
     def is_ending(self) -> bool:
         """Whether nothing more is started: asked to stop, out of budget, or failed without --keep-going."""
-        is_stopped = self.cancelled_at is not None or bool(self._over_budget)
+        is_stopped = self.cancelled_at is not None or bool(self.over_budget)
         return is_stopped or (self.graph.has_failed and not self.options.keep_going)
 
     # What a guide may ask for
@@ -365,7 +363,7 @@ class Scheduler(RunView):
         spent = self.meter.spent(self.clock())
         over = exceeded(budget, spent, self.options.prices)
         if over and (self._more_may_come or self.graph.num_open > len(self.running)):
-            self._over_budget = over
+            self.over_budget = over
             self.note("budget_reached", spent=spent.measures(self.options.prices), budget=budget.limits, over=over)
 
     def _finish(self) -> State:
@@ -374,7 +372,7 @@ class Scheduler(RunView):
             for unit in left:
                 unit.become(State.CANCELLED)
             return State.CANCELLED
-        if self._over_budget and (left or self._more_may_come):
+        if self.over_budget and (left or self._more_may_come):
             for unit in left:
                 unit.become(State.CANCELLED)
             return State.CANCELLED

@@ -6,19 +6,34 @@ Knows the store and leases, by which it tells what became of another run's work;
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from orchestrator.engine.units import State, Unit
-from orchestrator.store.artifacts import Artifacts, Record
-from orchestrator.store.lease import Leases
+from orchestrator.store.artifacts import Record
+from orchestrator.store.lease import Holder
 
 FIRST_BUSY_WAIT_S = 0.03125
 MAX_BUSY_WAIT_S = 1.0
 
 
+class FinishedArtifacts(Protocol):
+    """The look into a store: `Artifacts`, or a simulated one."""
+
+    def find(self, stage: str, key: str, /) -> Record | None: ...
+
+
+class OthersLeases(Protocol):
+    """The look at what other runs hold: `Leases`, or simulated ones."""
+
+    def holder(self, key: str, /) -> Holder | None: ...
+
+    def stale_version(self, key: str, /) -> str: ...
+
+
 class WaitingNodes:
     """Units by label, each with the moment at which it is due."""
 
-    def __init__(self, *, artifacts: Artifacts, leases: Leases, clock: Callable[[], float]) -> None:
+    def __init__(self, *, artifacts: FinishedArtifacts, leases: OthersLeases, clock: Callable[[], float]) -> None:
         self._artifacts = artifacts
         self._leases = leases
         self._clock = clock

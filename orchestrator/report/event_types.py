@@ -29,6 +29,7 @@ EVENT_TYPES = {
     "sweep_failed": "too many trials failed: `error`",
     "sweep_blocked": "what the search needs did not finish: `by`",
     "cancel_asked": "a node or a trial was asked to stop, with what needs it: `name`; the rest of the run goes on",
+    "budget_reached": "the budget is spent: what runs may end, nothing more is started; `spent` and `budget` by name",
     "run_stopping": "the run was asked to stop; running stages save and end",
     "run_finished": "the run has ended: `state` (done, failed, cancelled), `seconds`, `error`",
 }

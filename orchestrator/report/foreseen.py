@@ -7,8 +7,8 @@ what trials share, and what the store holds already, is found out and not assume
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import OrchestratorError, PlanError
@@ -44,67 +44,62 @@ def num_trials(sweep: PlanSweep, artifacts: Artifacts) -> tuple[int, int] | None
     return number, min(begun, number)
 
 
-def foreseen_trials(sweep: PlanSweep, number: int, *, artifacts: Artifacts, seed: int = 0) -> list[dict[str, PlanNode]]:
-    """The nodes of so many trials by label, with status; fewer where the space has no more, none where stages refuse all."""
-    settings = sweep.checked.node.sweep
-    chance = random.Random(f"{seed} {sweep.name}")  # noqa: S311 - stands for a sampler that nobody can foresee
-    found: list[dict[str, PlanNode]] = []
-    num_refused = 0
-    grid = _grid(sweep) if settings.sampler.kind == "grid" else None
-    while len(found) < number and num_refused < MAX_REFUSED:
-        if grid is not None:
-            values = next(grid, None)
-            if values is None:
-                break
-        else:
-            values = {name: _draw(distribution, chance) for name, distribution in settings.space.items()}
-        trial = trial_label(sweep.name, len(found))
-        try:
-            nodes = plan_trial(sweep.checked, trial=trial, values=values, outer=sweep.outer)
-        except PlanError:
-            num_refused += 1
-            continue
-        found.append(with_status(nodes, artifacts, outer=sweep.outer.values()))
-    return found
+@dataclass(frozen=True)
+class Foreseen:
+    """How a plan may go on.
 
-
-def foreseen_rest(plan: Plan, artifacts: Artifacts) -> Plan:
-    """The plan with every open sweep settled on its first foreseen trial: what waits for it has nodes then.
-
-    The plan as it is where that cannot be foreseen.
+    Attributes:
+        plan: with nodes for what waits for a sweep's best: there the sweeps are settled on their first foreseen trial.
+        sweeps: those that will search, by name; also those that wait for another one's best.
+        trials: of each, the nodes of the foreseen trials by label, with status.
     """
-    results: dict[str, SweepResult] = {name: sweep.result for name, sweep in plan.sweeps.items() if sweep.result is not None}
-    before = plan
-    for _ in range(len(plan.checked.sweeps)):  # a sweep may wait for another one's best
-        waiting = [sweep for sweep in open_sweeps(plan) if sweep.name not in results]
-        if not waiting or not plan.later:
-            return plan
-        for sweep in waiting:
-            values = _first_values(sweep)
-            if values is None:
-                return before
-            results[sweep.name] = _settled_on(sweep, values)
+
+    plan: Plan
+    sweeps: Mapping[str, PlanSweep]
+    trials: Mapping[str, Sequence[Mapping[str, PlanNode]]]
+
+
+def foresee(plan: Plan, artifacts: Artifacts, *, most_trials: int | None = None, seed: int = 0) -> Foreseen:
+    """Foresee a plan with at most so many trials of each sweep. What cannot be foreseen stays LATER in it."""
+    results = {name: sweep.result for name, sweep in plan.sweeps.items() if sweep.result is not None}
+    sweeps: dict[str, PlanSweep] = {}
+    trials: dict[str, list[dict[str, PlanNode]]] = {}
+    for _ in range(len(plan.checked.sweeps) + 1):  # a sweep may wait for another one's best
+        new = [sweep for sweep in open_sweeps(plan) if sweep.name not in sweeps]
+        for sweep in new:
+            numbers = num_trials(sweep, artifacts)
+            left = numbers[0] - numbers[1] if numbers is not None else most_trials or 0
+            drawn = list(_draw_trials(sweep, max(1, left if most_trials is None else min(left, most_trials)), seed=seed))
+            sweeps[sweep.name] = sweep
+            trials[sweep.name] = [with_status(nodes, artifacts, outer=sweep.outer.values()) for _, nodes in drawn]
+            if drawn:
+                results[sweep.name] = _settled_on(sweep, drawn[0][0])
+        if not plan.later or not any(trials[sweep.name] for sweep in new):
+            break
         try:
             plan = make_plan(plan.checked, artifacts, selection=plan.selection, results=results)
         except OrchestratorError:
-            return before
-        settled = {name: replace(sweep, status=SweepStatus.SEARCH) for name, sweep in before.sweeps.items()}
-        plan = replace(plan, sweeps={**plan.sweeps, **settled})
-        before = plan
-    return plan
+            break
+    return Foreseen(plan, sweeps, trials)
 
 
-def _first_values(sweep: PlanSweep) -> Mapping[str, Any] | None:
-    """Values of a trial that its stages take."""
-    chance = random.Random(sweep.name)  # noqa: S311 - one point of the space, whichever
-    for _ in range(MAX_REFUSED):
-        values = {name: _draw(distribution, chance) for name, distribution in sweep.checked.node.sweep.space.items()}
+def _draw_trials(sweep: PlanSweep, number: int, *, seed: int) -> Iterator[tuple[Mapping[str, Any], dict[str, PlanNode]]]:
+    """Values and nodes of so many trials; fewer where the space has no more, none where stages refuse all that is drawn."""
+    settings = sweep.checked.node.sweep
+    chance = random.Random(f"{seed} {sweep.name}")  # noqa: S311 - stands for a sampler that nobody can foresee
+    grid = _grid(sweep) if settings.sampler.kind == "grid" else None
+    num_made = num_refused = 0
+    while num_made < number and num_refused < MAX_REFUSED:
+        values = next(grid, None) if grid is not None else _draw_values(settings.space, chance)
+        if values is None:
+            return
         try:
-            plan_trial(sweep.checked, trial=trial_label(sweep.name, 0), values=values, outer=sweep.outer)
+            nodes = plan_trial(sweep.checked, trial=trial_label(sweep.name, num_made), values=values, outer=sweep.outer)
         except PlanError:
+            num_refused += 1
             continue
-        return values
-    return None
+        num_made += 1
+        yield values, nodes
 
 
 def _settled_on(sweep: PlanSweep, values: Mapping[str, Any]) -> SweepResult:
@@ -115,10 +110,14 @@ def _settled_on(sweep: PlanSweep, values: Mapping[str, Any]) -> SweepResult:
     )
 
 
-def _grid(sweep: PlanSweep) -> Any:
+def _grid(sweep: PlanSweep) -> Iterator[Mapping[str, Any]]:
     space = sweep.checked.node.sweep.space
     candidates = {name: finite_values(distribution) or () for name, distribution in space.items()}
     return ({name: candidates[name][index] for name, index in point.items()} for point in points(space, candidates))
+
+
+def _draw_values(space: Mapping[str, Distribution], chance: random.Random) -> dict[str, Any]:
+    return {name: _draw(distribution, chance) for name, distribution in space.items()}
 
 
 def _draw(distribution: Distribution, chance: random.Random) -> Any:

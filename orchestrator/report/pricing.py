@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.engine.meter import hours_of
-from orchestrator.report.foreseen import foreseen_rest, foreseen_trials, num_trials, open_sweeps
+from orchestrator.report.foreseen import foresee, num_trials
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.workflow.budget import NOTHING, Hours
 from orchestrator.workflow.estimate import Estimate, Estimator
@@ -56,16 +56,17 @@ def price_plan(plan: Plan, artifacts: Artifacts) -> PlanPrice:
     """Price a plan. Reads no artifact beyond those of the plan, and of each stage that will run the newest history."""
     pricing = _Pricing(plan, artifacts)
     if plan.has_work:
-        whole = foreseen_rest(plan, artifacts) if plan.later else plan
-        pricing.estimator.nodes = whole.nodes
-        for node in whole.nodes.values():
-            if node.name not in plan.sweeps and (node.label in plan.nodes or node.node in plan.later):
+        foreseen = foresee(plan, artifacts, most_trials=DRAWN)
+        trials = [nodes for drawn in foreseen.trials.values() for nodes in drawn]
+        pricing.estimator.nodes = {**foreseen.plan.nodes, **{label: node for nodes in trials for label, node in nodes.items()}}
+        for node in foreseen.plan.nodes.values():
+            if node.name not in plan.checked.sweeps:
                 pricing.add(node)
-        for sweep in open_sweeps(plan):
-            pricing.add_sweep(sweep)
+        for name, sweep in foreseen.sweeps.items():
+            pricing.add_sweep(sweep, foreseen.trials[name])
     else:
         for node in plan.nodes.values():
-            if node.name not in plan.sweeps:
+            if node.name not in plan.checked.sweeps:
                 pricing.add(node)
     for sweep in plan.sweeps.values():
         pricing.add_settled(sweep)
@@ -111,10 +112,9 @@ class _Pricing:
             self.nodes[node.label] = price
             self._spend(price.low, price.high, priced=1)
 
-    def add_sweep(self, sweep: PlanSweep) -> None:
+    def add_sweep(self, sweep: PlanSweep, trials: Sequence[Mapping[str, PlanNode]]) -> None:
         """A search that is still to be made: of each of its nodes, how many trials differ in it."""
         numbers = num_trials(sweep, self.artifacts)
-        trials = foreseen_trials(sweep, DRAWN, artifacts=self.artifacts)
         if numbers is None or not trials:
             self._unpriced[sweep.name] = None
             return
@@ -122,8 +122,6 @@ class _Pricing:
         for part in sweep.checked.order:
             drawn = [nodes[label] for nodes in trials for label in nodes if label.rpartition("/")[2] == part]
             node = sweep.checked.node.nodes[part]
-            for each in trials:
-                self.estimator.nodes = {**self.estimator.nodes, **each}
             is_shared_by_all = num_distinct(sweep, part, left)[1] == 1
             if is_shared_by_all and drawn[0].status is Status.HIT:
                 seconds = drawn[0].record.seconds if drawn[0].record is not None else 0.0

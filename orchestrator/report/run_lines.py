@@ -34,7 +34,7 @@ _SHORT = {
 Event = Mapping[str, Any]
 
 
-def event_line(event: Event, *, style: Style, sweep: RunSweep | None = None) -> str:
+def event_line(event: Event, *, style: Style, sweep: RunSweep | None = None) -> str:  # noqa: PLR0912 - one case for each kind
     """One event as a line that begins with its status word; empty for events that say nothing new to a person."""
     kind, label = event["type"], event.get("node", "")
     match kind:
@@ -65,6 +65,8 @@ def event_line(event: Event, *, style: Style, sweep: RunSweep | None = None) -> 
         case "dashboard_ready":
             token = f"   token: {event['token_file']}" if event["token_file"] else ""
             return f"dashboard of Ray: {event['url']}{token}"
+        case "budget_reached":
+            return f"{style.word('CANCEL')}  the budget is spent ({event['over']}): what runs may end, nothing more is started"
         case "run_stopping":
             return "stopping: running stages were asked to save and stop (Ctrl-C again: at once)"
     return ""

@@ -12,6 +12,7 @@ from orchestrator.report.run_sweeps import SWEEP_EVENTS, RunSweep, apply_sweep_e
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger, RunRequest, node_folder
+from orchestrator.workflow.budget import NOTHING, UNITS, Hours
 from orchestrator.workflow.plan import DRIFTED
 
 FINAL_STATES = ("done", "failed", "cancelled", "interrupted")
@@ -45,6 +46,8 @@ class NodeStatus:
     started: str = ""
     ended: str = ""
     seconds: float = 0.0
+    cpus: float = 1.0  # that its last attempt held; gpus likewise
+    gpus: float = 0.0
     size_bytes: int = 0
     ending: str = ""
     error: str = ""
@@ -84,6 +87,8 @@ class RunStatus:
     offset: int = 0
     error: str = ""
     dashboard: str = ""
+    over_budget: str = ""  # by what its budget was reached, where that has ended it
+    spent: Hours = NOTHING  # by attempts that ended, failed ones too
     sweeps: dict[str, RunSweep] = field(default_factory=dict)
 
     def count(self, *states: str) -> int:
@@ -99,13 +104,17 @@ class RunStatus:
             elif kind == "run_finished":
                 self.ended, self.state, self.seconds = event.get("time", ""), event["state"], event.get("seconds", 0.0)
                 self.error = event.get("error", "")
+                self.over_budget = self.over_budget if self.state == "cancelled" else ""
                 self._close_nodes("cancelled" if self.state == "cancelled" else "interrupted")
+            elif kind == "budget_reached":
+                self.over_budget = event["over"]
             elif kind == "dashboard_ready":
                 self.dashboard = event["url"]
             elif kind == "nodes_added":
                 self.nodes = {**self.nodes, **_nodes_of_plan(event["nodes"])}  # anew: other threads may be reading it
             elif kind in _NODE_STATES and event["node"] in self.nodes:
                 _apply_to_node(self.nodes[event["node"]], event)
+                self.spent += _spent(self.nodes[event["node"]], event)
             elif kind in SWEEP_EVENTS:
                 self.sweeps = apply_sweep_event(self.sweeps, event, self.request)
 
@@ -124,6 +133,9 @@ class RunStatus:
 
 def again_command(status: RunStatus) -> str:
     """The command that goes on where a run ended: from its own record where that was not made from the file as it is."""
+    if status.over_budget:
+        twice = ",".join(f"{2 * limit:g}{UNITS[name]}" for name, limit in status.request.get("budget", {}).items())
+        return f"orchestrator resume {status.id} --budget {twice}"
     return f"orchestrator resume {status.id}" if status.request.get("origin") else submit_command(status.request)
 
 
@@ -139,6 +151,9 @@ def submit_command(request: Mapping[str, Any]) -> str:
     cluster = request.get("cluster", {})
     words += ["--address", cluster["address"]] if cluster else []
     words += ["--store-is-shared"] if cluster.get("store_is_shared") else []
+    words += ["--max-gpus", f"{request['max_gpus']:g}"] if request.get("max_gpus") else []
+    budget = request.get("budget", {})
+    words += ["--budget", ",".join(f"{limit:g}{UNITS[name]}" for name, limit in budget.items())] if budget else []
     words += ["--keep-going"] if request.get("keep_going") else []
     return shlex.join(["orchestrator", "submit", request["file"], *words])
 
@@ -152,11 +167,19 @@ def _nodes_of_plan(rows: Iterable[Sequence[str]]) -> dict[str, NodeStatus]:
     }
 
 
+def _spent(node: NodeStatus, event: Mapping[str, Any]) -> Hours:
+    """What an attempt that has just ended held, times its seconds; nothing for what others made."""
+    is_end = event["type"] == "attempt_failed" or (event["type"] == "node_done" and event["ending"] == "done")
+    hours = event.get("seconds", 0.0) / 3600 if is_end else 0.0
+    return Hours(node.gpus * hours, node.cpus * hours)
+
+
 def _apply_to_node(node: NodeStatus, event: Mapping[str, Any]) -> None:
     kind = event["type"]
     node.state = _NODE_STATES[kind]
     if kind == "node_started":
         node.attempt, node.started, node.error = event["attempt"], event.get("time", ""), ""
+        node.cpus, node.gpus = event.get("cpus", 1.0), event.get("gpus", 0.0)
         node.note = ""
     elif kind == "node_done":
         node.ended, node.seconds, node.metrics = event.get("time", ""), event["seconds"], event["metrics"]

@@ -11,7 +11,9 @@ from pydantic import Field, model_validator
 from orchestrator.errors import UsageError
 from orchestrator.workflow.spec import Frozen
 
-_UNITS = {"gpuh": "gpu_hours", "cpuh": "cpu_hours", "usd": "usd"}
+UNITS = {"gpu_hours": "gpuh", "cpu_hours": "cpuh", "usd": "usd"}
+"""How a flag spells the limits of a budget."""
+
 _PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(gpuh|cpuh|usd)")
 _WORDS = {"gpu_hours": "GPU-h", "cpu_hours": "CPU-h", "usd": "USD"}
 
@@ -85,7 +87,8 @@ def parse_budget(text: str) -> Budget:
         Budget(gpu_hours=40.0, cpu_hours=None, usd=25.0)
     """
     parts = [_PART.fullmatch(part.strip()) for part in text.split(",")]
-    limits: Mapping[str, float] = {_UNITS[part[2]]: float(part[1]) for part in parts if part is not None}
+    names = {unit: name for name, unit in UNITS.items()}
+    limits: Mapping[str, float] = {names[part[2]]: float(part[1]) for part in parts if part is not None}
     if len(limits) != len(parts) or not all(limits.values()):
         raise UsageError(f'--budget "{text}" is no budget; expected 40gpuh, 200cpuh or 25usd', next_step="--budget 40gpuh")
     return Budget(**limits)

@@ -17,7 +17,7 @@ from orchestrator.workflow.validate import Defect, defects, legal_names, report,
 from orchestrator.workflow.workflow_spec import Workflow
 from orchestrator.workflow.yaml12 import YamlReader
 
-_WORKFLOW_KEYS = ("version", "name", "seed", "notify", "nodes")
+_WORKFLOW_KEYS = ("version", "name", "seed", "notify", "budget", "nodes")
 _BY_NAME = ("params", "inputs", "foreach")  # fields of a node of which one entry can be left out alone
 
 

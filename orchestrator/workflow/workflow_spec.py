@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from orchestrator.workflow.budget import Budget
 from orchestrator.workflow.notify_spec import Notify
 from orchestrator.workflow.spec import NAME_PATTERN, Frozen, Node
 from orchestrator.workflow.sweep_spec import SweepNode
@@ -19,5 +20,6 @@ class Workflow(Frozen):
     name: str = Field(pattern=NAME_PATTERN)
     seed: int = Field(0, ge=0, lt=2**32)
     notify: tuple[Notify, ...] = ()
+    budget: Budget | None = None
     nodes: Mapping[str, Node]
     sweeps: Mapping[str, SweepNode] = Field(default_factory=dict)

@@ -79,8 +79,8 @@ def scheduler_of(
         run="run",
         executor=machine,
         shapes=machine.shapes,
-        artifacts=machine,  # type: ignore[arg-type]
-        leases=machine,  # type: ignore[arg-type]
+        artifacts=machine,
+        leases=machine,
         clock=machine,
         emit=machine.events.extend,
         options=options or RunOptions(),
