@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine.progress import EpochReports
@@ -20,6 +20,7 @@ from orchestrator.sweeps.choice import choose, finalists
 from orchestrator.sweeps.known_trials import KnownTrials, last_reported, stopping_rule
 from orchestrator.sweeps.records import TrialLog, publish
 from orchestrator.sweeps.repeats import Repeats
+from orchestrator.sweeps.running_trial import Trial, first_error, seconds_made
 from orchestrator.sweeps.scores import Scores
 from orchestrator.sweeps.searcher import RUNNING, Suggestion, make_searcher
 from orchestrator.sweeps.stopping import Verdict, make_stopper, stopping_metric
@@ -33,23 +34,6 @@ from stages.contract import Throttle
 if TYPE_CHECKING:
     from orchestrator.sweeps.driver import RunContext
     from orchestrator.sweeps.forecast import Forecaster
-
-
-@dataclass(kw_only=True)
-class Trial:
-    """A trial while it runs. `group` is what its nodes are called by: "search/t0007"."""
-
-    number: int
-    group: str
-    suggestion: Suggestion
-    nodes: Nodes
-    history: list[tuple[int, float]] = field(default_factory=list)
-    unheard: deque[tuple[int, float]] = field(default_factory=deque)  # came with the report that it was paused for
-    is_paused: bool = False
-    is_stopped: bool = False
-
-    def label(self, part: str) -> str:
-        return f"{self.group}/{part}"
 
 
 class Search:
@@ -285,10 +269,10 @@ class Search:
             history=tuple(trial.history),
             stopping=self._stopping,
             parent=trial.suggestion.parent,
-            seconds=_seconds(trial, scheduler),
+            seconds=seconds_made(trial, scheduler),
         )
         if record.state == "failed":
-            record = replace(record, error=_first_error(trial, scheduler))
+            record = replace(record, error=first_error(trial, scheduler))
         elif record.state == "done":
             record = self._measured(record, trial)
         else:
@@ -395,15 +379,3 @@ class Search:
             for label, unit in scheduler.units.items()
             if label.startswith(prefix) and unit.cost_s and not unit.spent_s
         }
-
-
-def _seconds(trial: Trial, scheduler: Scheduler) -> dict[str, float]:
-    """By key, of the nodes that were made for this trial and not for another one."""
-    spent = {node.key: scheduler.seconds_of(label) for label, node in trial.nodes.items()}
-    return {key: round(seconds, 4) for key, seconds in spent.items() if seconds}
-
-
-def _first_error(trial: Trial, scheduler: Scheduler) -> str:
-    """As "TrainingDiverged: ...", so that whoever reads the log of trials knows whether trying again makes sense."""
-    failed = next((scheduler.units[label] for label in trial.nodes if scheduler.error_of(label)), None)
-    return f"{failed.error_type}: {failed.error}" if failed is not None else "a node failed"
