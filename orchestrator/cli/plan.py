@@ -53,7 +53,10 @@ def chosen(*, rerun: tuple[str, ...], strict: bool, start: tuple[str, ...], unti
     return Selection(rerun=(*rerun, DRIFTED) if strict else rerun, until=until, start=start)
 
 
-@command("plan", example="orchestrator plan workflows/digits.yaml --why lbc")
+@command(
+    "plan",
+    example="orchestrator plan workflows/digits.yaml --why lbc\norchestrator plan digits.yaml --simulate cluster.yaml",
+)
 @click.argument("file", type=FILE)
 @selecting
 @click.option("--graph", "draws", is_flag=True, help="The plan as a tree: what needs what, and what will be done.")

@@ -17,7 +17,10 @@ from orchestrator.cli.spending import choose_spending, spending
 from orchestrator.errors import UsageError
 
 
-@command("submit", example="orchestrator submit workflows/digits.yaml --set pretrain.epochs=5")
+@command(
+    "submit",
+    example="orchestrator submit workflows/digits.yaml --set pretrain.epochs=5\norchestrator submit digits.yaml --budget 2cpuh",
+)
 @click.argument("file", type=FILE)
 @selecting
 @placing
