@@ -235,7 +235,7 @@ class Worker:
             if throttle.ready() or step >= total or epoch is not None:
                 self.ledger.write_progress(
                     work.run, work.folder, attempt=work.attempt, step=step, total=total, metrics=metrics, epoch=epoch,
-                    log_bytes=log.stat().st_size,
+                    log_bytes=log.stat().st_size, gpu_bytes=measured_gpu_peak().peak_bytes,
                 )  # fmt: skip
             self.num_epochs += epoch is not None
 

@@ -19,7 +19,7 @@ from orchestrator.report.run_status import NodeStatus, RunStatus
 from orchestrator.report.run_sweeps import RunSweep
 from orchestrator.report.status_table import counts_text
 from orchestrator.report.sweep_table import counts
-from orchestrator.report.text import format_seconds
+from orchestrator.report.text import format_bytes, format_seconds
 
 REFRESH_PER_S = 4
 BAR_WIDTH = 20
@@ -76,8 +76,17 @@ class LiveBlock:
         text.append(f"run {self.status.id}", style="bold")
         worked_s = sum(node.seconds for node in self.status.nodes.values() if node.state == "done")
         worked = f"  work {format_seconds(worked_s)}" if worked_s >= 1 else ""
-        text.append(f"  {self.status.workflow}  {elapsed}{worked}  {counts_text(self.status)}")
+        text.append(f"  {self.status.workflow}  {elapsed}{worked}{self._gpu_hours()}  {counts_text(self.status)}")
         return text
+
+    def _gpu_hours(self) -> str:
+        """What attempts have held of GPUs so far, those that run among them; empty where none did."""
+        now_s = time.monotonic()
+        nodes = self.status.nodes.values()
+        running = [(node, self._seen_running_s.get((node.label, node.attempt))) for node in nodes if node.state == "running"]
+        spent_s = sum(node.gpu_seconds for node in nodes)
+        spent_s += sum(node.gpus * (now_s - began_s) for node, began_s in running if began_s is not None)
+        return f"  {spent_s / 3600:.2f} GPU-h" if spent_s > 0 else ""
 
     def _sweep_lines(self, sweep: RunSweep) -> list[Text]:
         """A line about the search, one about its rungs, one about its front; what says nothing yet is left out."""
@@ -90,25 +99,27 @@ class LiveBlock:
     def _nodes(self, running: Sequence[NodeStatus], progress: dict[str, Progress]) -> Table:
         """One line for each; on a narrow terminal without the bar, whose steps are told beside it."""
         is_narrow = self._console.width < NARROW
+        has_gpu = any(found.gpu_bytes for found in progress.values())
         table = Table.grid(padding=(0, 2, 0, 0), expand=False)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(16, self._console.width - 68))
-        for _ in range(3 if is_narrow else 4):
+        for _ in range((3 if is_narrow else 4) + has_gpu):
             table.add_column(no_wrap=True, overflow="ellipsis")
         for node in running:
             began_s = self._seen_running_s.setdefault((node.label, node.attempt), time.monotonic())
             found = progress.get(node.label)
             word = Text("RUN   ", style="yellow")
             elapsed = format_seconds(float(int(time.monotonic() - began_s)))
+            gpu = [format_bytes(found.gpu_bytes) if found is not None and found.gpu_bytes else ""] if has_gpu else []
             if found is None:
                 what = Text("starting" if node.attempt < 2 else f"attempt {node.attempt}")
-                table.add_row(word, node.label, what, elapsed, *([""] if is_narrow else ["", ""]))
+                table.add_row(word, node.label, what, elapsed, *([""] if is_narrow else ["", ""]), *gpu)
                 continue
             bar = ProgressBar(total=max(1, found.total), completed=found.step, width=BAR_WIDTH)
             left = f"{format_seconds(found.seconds_left)} left" if found.seconds_left is not None else elapsed
             steps = f"{found.step}/{found.total}"
             if is_narrow:
-                table.add_row(word, node.label, steps, left, found.metric)
+                table.add_row(word, node.label, steps, left, found.metric, *gpu)
             else:
-                table.add_row(word, node.label, bar, steps, found.metric, left)
+                table.add_row(word, node.label, bar, steps, found.metric, *gpu, left)
         return table

@@ -17,7 +17,7 @@ SHOWN_METRICS = ("top1_accuracy", "loss", "train_loss", "waited_s")
 
 @dataclass
 class Progress:
-    """The last progress of one attempt, and its first, from which the pace follows."""
+    """The last progress of one attempt, and its first, from which the pace follows. `gpu_bytes`: the most it held of a GPU."""
 
     attempt: int
     step: int
@@ -26,6 +26,7 @@ class Progress:
     first_s: float
     last_s: float
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    gpu_bytes: int = 0
 
     @property
     def fraction(self) -> float:
@@ -72,6 +73,7 @@ class ProgressReader:
             else:
                 found.step, found.total, found.last_s = line["step"], line["total"], now_s
                 found.metrics = line["metrics"] or found.metrics
+            found.gpu_bytes = line.get("gpu_bytes", found.gpu_bytes)
         if found is not None:
             self._found[node.label] = found
         return found if found is not None and found.attempt == node.attempt else None

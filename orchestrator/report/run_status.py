@@ -34,7 +34,10 @@ _NODE_STATES = {
 
 @dataclass
 class NodeStatus:
-    """One node of a run. `state` is hit, planned, or what the last event made of it; `group` the trial that it is part of."""
+    """One node of a run. `state` is hit, planned, or what the last event made of it; `group` the trial that it is part of.
+
+    `cpus` and `gpus` are what its last attempt held, `gpu_seconds` is what all that have ended came to.
+    """
 
     label: str
     node: str
@@ -46,8 +49,9 @@ class NodeStatus:
     started: str = ""
     ended: str = ""
     seconds: float = 0.0
-    cpus: float = 1.0  # that its last attempt held; gpus likewise
+    cpus: float = 1.0
     gpus: float = 0.0
+    gpu_seconds: float = 0.0
     size_bytes: int = 0
     ending: str = ""
     error: str = ""
@@ -182,12 +186,14 @@ def _apply_to_node(node: NodeStatus, event: Mapping[str, Any]) -> None:
         node.cpus, node.gpus = event.get("cpus", 1.0), event.get("gpus", 0.0)
         node.note = ""
     elif kind == "node_done":
+        node.gpu_seconds += node.gpus * event["seconds"] if event["ending"] == "done" else 0.0
         node.ended, node.seconds, node.metrics = event.get("time", ""), event["seconds"], event["metrics"]
         node.ending, node.size_bytes = event["ending"], event.get("size_bytes", 0)
     elif kind in ("node_failed", "attempt_failed"):
         node.error, node.error_type, node.trace = event["error"], event["error_type"], event["trace"]
         node.ending, node.ended = event["ending"], event.get("time", "")
         node.failure_class, node.note = event.get("class", ""), event.get("note", "")
+        node.gpu_seconds += node.gpus * event.get("seconds", 0.0) if kind == "attempt_failed" else 0.0
     elif kind == "node_waiting":
         node.note = f"run {event['holder']} is making it"
     elif kind == "node_skipped":

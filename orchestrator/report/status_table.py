@@ -197,7 +197,8 @@ def _detail(node: NodeStatus, status: RunStatus, progress: Progress | None) -> s
 
 def progress_text(progress: Progress) -> str:
     """As in: step 420/6000 (7%), loss 0.41, 3m10s left."""
-    parts = [f"step {progress.step}/{progress.total} ({progress.fraction:.0%})", progress.metric]
+    gpu = f"GPU {format_bytes(progress.gpu_bytes)}" if progress.gpu_bytes else ""
+    parts = [f"step {progress.step}/{progress.total} ({progress.fraction:.0%})", progress.metric, gpu]
     if progress.seconds_left is not None:
         parts.append(f"{format_seconds(progress.seconds_left)} left")
     return ", ".join(part for part in parts if part)

@@ -193,14 +193,18 @@ class Ledger:
         metrics: Mapping[str, float],
         epoch: int | None = None,
         log_bytes: int | None = None,
+        gpu_bytes: int = 0,
     ) -> None:
         """Append one line of progress of a running node; one that ends an epoch carries its number.
 
-        `log_bytes`: how much the attempt has printed by now, from which one tells when a line was printed.
+        `log_bytes`: how much the attempt has printed by now, from which one tells when a line was printed. `gpu_bytes`: the
+        most that its process has held of a GPU so far.
         """
         line = {"time": now_text(), "attempt": attempt, "step": step, "total": total, "metrics": _finite(metrics)}
         if log_bytes is not None:
             line["log_bytes"] = log_bytes
+        if gpu_bytes:
+            line["gpu_bytes"] = gpu_bytes
         if epoch is not None:
             line["epoch"] = epoch
         self.store.append(f"runs/{run}/nodes/{node}/progress.jsonl", json.dumps(line).encode() + b"\n")

@@ -81,3 +81,45 @@ def test_what_an_ended_run_never_reached_is_not_waiting(workspace: api.Workspace
     assert node_word(node, status) == "SKIP"
     status.state, node.state, node.ending = "done", "done", "shared"
     assert node_word(node, status) == "SHARED"
+
+
+@pytest.mark.parametrize("columns", ["120", "80"])
+def test_where_gpus_are_the_live_block_tells_their_hours_and_memory(
+    workspace: api.Workspace, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    """Half an hour of two GPUs that was made, as long on one that failed, and 12 GiB in a node that runs."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", columns)
+    status = a_run(workspace, num_nodes=3)
+    for node in status.nodes.values():
+        node.state = "planned"
+    failure = {"error": "", "error_type": "", "trace": "", "ending": "lost", "attempt": 1, "seconds": 1800.0}
+    status.apply([
+        {"type": "node_started", "node": "node0", "attempt": 1, "gpus": 2.0},
+        {"type": "node_done", "node": "node0", "seconds": 1800.0, "metrics": {}, "ending": "done"},
+        {"type": "node_started", "node": "node1", "attempt": 1, "gpus": 1.0},
+        {"type": "attempt_failed", "node": "node1", **failure},
+        {"type": "node_failed", "node": "node1", **failure},
+        {"type": "node_started", "node": "node2", "attempt": 1, "gpus": 0.5},
+    ])  # fmt: skip
+    workspace.ledger.write_progress(
+        status.id, status.nodes["node2"].folder, attempt=1, step=40, total=100, metrics={"loss": 0.5}, gpu_bytes=12 * 2**30
+    )
+    file = io.StringIO()
+    block = LiveBlock(file, ProgressReader(workspace.ledger, status.id), status, is_coloured=False)
+    block.close()
+    text = file.getvalue()
+    assert "1.50 GPU-h" in text
+    assert "12.0 GiB" in text
+    assert "loss 0.5" in text
+    found = ProgressReader(workspace.ledger, status.id).read(status)["node2"]
+    assert progress_text(found) == "step 40/100 (40%), loss 0.5, GPU 12.0 GiB"
+
+
+def test_without_gpus_nothing_is_said_of_them(workspace: api.Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    status = a_run(workspace)
+    report(workspace, status, "node0", attempt=1, step=10, loss=0.5)
+    file = io.StringIO()
+    LiveBlock(file, ProgressReader(workspace.ledger, status.id), status, is_coloured=False).close()
+    assert "GPU" not in file.getvalue()
