@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 
@@ -43,10 +44,9 @@ def logs(
     attempts = {entry.label: shell.workspace.ledger.log_attempts(status.id, entry.folder) for entry in nodes}
     if attempt is not None and not any(attempt in known for known in attempts.values()):
         known = sorted({number for numbers in attempts.values() for number in numbers})
-        raise UsageError(
-            f"no log of attempt {attempt}; there are logs of {', '.join(map(str, known)) or 'no attempt'}",
-            next_step=f"orchestrator status {status.id}",
-        )
+        logs_of = f"there are logs of {', '.join(map(str, known))}"
+        there = logs_of if known else _nothing(shell, nodes, ()).partition(". next")[0]
+        raise UsageError(f"no log of attempt {attempt}; {there}", next_step=f"orchestrator status {status.id}")
     starts = _starts(shell, status, nodes, since) if since is not None else {}
     if follows:
         return _follow(shell, status, node, attempt=attempt, tail=tail, starts=starts)
@@ -67,7 +67,7 @@ def logs(
             shell.data([_heading(entry.label, number, worker)])
         shell.data(_last(text, tail))
     if not any(text for *_, text in found):
-        shell.say(_nothing(nodes, found) + (f" within {since}" if since is not None and found else ""))
+        shell.say(_nothing(shell, nodes, found) + (f" within {since}" if since is not None and found else ""))
     return 0
 
 
@@ -113,10 +113,16 @@ def _last(text: str, tail: int | None) -> list[str]:
     return lines if tail is None else lines[len(lines) - tail :] if tail < len(lines) else lines
 
 
-def _nothing(nodes: Sequence[NodeStatus], found: Sequence[object]) -> str:
-    if not found and all(node.state == "hit" for node in nodes):
-        return "nothing ran here: every node was finished before. The run that made one: orchestrator show KEY"
-    return "nothing was printed" if found else "nothing has run yet"
+def _nothing(shell: Shell, nodes: Sequence[NodeStatus], found: Sequence[object]) -> str:
+    """Why there is nothing to show; of hits, where the log is of the run that made one."""
+    if found:
+        return "nothing was printed"
+    if not all(node.state == "hit" for node in nodes):
+        return "nothing has run yet"
+    record = shell.workspace.artifacts.find(nodes[-1].stage, nodes[-1].key) if nodes else None
+    made = f". next: orchestrator logs {record.run} {shlex.quote(record.label)}" if record is not None else ""
+    which = "it was" if len(nodes) == 1 else "every node was"
+    return f"nothing ran here: {which} finished before{made}"
 
 
 def _follow(

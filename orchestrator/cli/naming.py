@@ -53,7 +53,7 @@ def _nodes_of_trial(status: RunStatus, name: str) -> list[NodeStatus]:
             why = trial_of_run.error or "; ".join(trial_of_run.violated)
             raise UsageError(f"trial {label} is {trial_of_run.state} and has run nothing: {why}", next_step=next_step)
         names = sorted(each.rpartition("/")[2] for each in of_sweep)
-        has = f"{names[0]} to {names[-1]}"
+        has = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
         if sweep in status.sweeps and status.sweeps[sweep].known:
             has += "; others were ended by earlier runs"
         raise UsageError(f'run {status.id} has run no trial "{wanted}" of sweep {sweep}; it has run {has}', next_step=next_step)

@@ -169,11 +169,17 @@ def validate(shell: Shell, files: tuple[str, ...], overrides: tuple[str, ...]) -
     """Check workflow files; show every problem at once. Opens no store."""
     from orchestrator import api
     from orchestrator.cli.failures import EXIT_USAGE, problem_documents, report_workflow_error
-    from orchestrator.errors import WorkflowError
+    from orchestrator.cli.plan_file import is_plan_file
+    from orchestrator.errors import UsageError, WorkflowError
     from orchestrator.report.text import plural
 
     documents: list[dict[str, Any]] = []
     for file in files:
+        if is_plan_file(file):
+            raise UsageError(
+                f"{file} is a saved plan and no workflow; it is checked when it is submitted",
+                next_step=f"orchestrator submit {shlex.quote(file)}",
+            )
         try:
             checked = api.load(file, overrides=overrides)
         except WorkflowError as error:

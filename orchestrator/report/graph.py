@@ -163,8 +163,9 @@ def _box(name: str, stage: str, found: States, *, group: str = "", detail: str =
 def states_of_run(status: RunStatus) -> States:
     """How many nodes of each name are in which state; those of a sweep's trials under "search.tune"."""
     words = {"searching": "running", "settled": "done"}
-    sweeps = ((sweep.name, words.get(sweep.state, sweep.state)) for sweep in status.sweeps.values())
-    return _counted([*((node.node, node.state) for node in status.nodes.values()), *sweeps])
+    sweeps = {sweep.name: words.get(sweep.state, sweep.state) for sweep in status.sweeps.values()}
+    found = {node.node.partition(".")[0]: "hit" for node in status.nodes.values() if node.is_of_trial}  # settled before
+    return _counted([*((node.node, node.state) for node in status.nodes.values()), *{**found, **sweeps}.items()])
 
 
 def states_of_plan(plan: Plan) -> States:

@@ -15,6 +15,7 @@ _MOST_LISTED = 10
 """Settings of one alternative that are listed where a stage is shown; what has more of them has a page of its own."""
 _PLAIN_TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "bool", "object": "mapping", "array": "list"}
 _INDENT = "   "
+_LONGEST_LINE = 74
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +132,17 @@ def example_yaml(spec: StageSpec) -> list[str]:
     params = dict(spec.example) or {p.name: p.name.upper() for p in stage_parameters(spec) if p.is_required}
     if params:
         lines.append("  params:")
-        lines += [f"    {name}: {_yaml_value(value)}" for name, value in params.items()]
+        for name, value in params.items():
+            lines += _yaml_lines(name, value, "    ")
     return lines
+
+
+def _yaml_lines(name: str, value: Any, indent: str) -> list[str]:
+    """A setting in one line, or a mapping that is too long for one in several."""
+    line = f"{indent}{name}: {_yaml_value(value)}"
+    if len(line) <= _LONGEST_LINE or not isinstance(value, Mapping):
+        return [line]
+    return [f"{indent}{name}:", *(line for key, each in value.items() for line in _yaml_lines(key, each, f"{indent}  "))]
 
 
 def _type_of(content: Mapping[str, Any], definitions: Mapping[str, Any]) -> tuple[str, str]:

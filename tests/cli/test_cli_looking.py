@@ -160,3 +160,18 @@ def test_requirements_are_read_with_their_bounds() -> None:
 def test_doctor_really_starts_ray(cli: Cli) -> None:
     checks = {check["name"]: check for check in cli("doctor", "--ray", "--json").document["checks"]}
     assert checks["ray"]["word"] == "OK", checks["ray"]
+
+
+def test_logs_of_what_was_there_name_the_run_that_has_them(cli: Cli, finished: str) -> None:
+    cli("submit", "chain.yaml")
+    assert (
+        cli("logs", "@last", "last").err
+        == f"nothing ran here: it was finished before. next: orchestrator logs {finished} last\n"
+    )
+    assert "no log of attempt 1; nothing ran here" in cli("logs", "@last", "--attempt", "1").err
+    assert cli("logs", finished, "last").code == 0
+
+
+def test_the_graph_of_a_run_that_found_its_search_settled_says_so(cli: Cli, searched: str) -> None:
+    cli("submit", "search.yaml")
+    assert [line.split()[0] for line in cli("graph", "@last").out.splitlines()[1:]] == ["HIT"] * 5

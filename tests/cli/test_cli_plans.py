@@ -79,3 +79,10 @@ def test_a_saved_plan_takes_no_changes_and_is_json(cli: Cli) -> None:
     assert "runs unchanged" in cli("submit", "plan.json", "--set", "first.value=1").err
     assert "a saved plan is a .json file" in cli("plan", "chain.yaml", "--out", "plan.yaml").err
     assert "cannot read" in cli("submit", "absent.json").err
+
+
+def test_a_saved_plan_is_no_workflow_to_be_validated(cli: Cli) -> None:
+    cli("plan", "chain.yaml", "--out", "plan.json")
+    answer = cli("validate", "plan.json")
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1] == "   next: orchestrator submit plan.json"
