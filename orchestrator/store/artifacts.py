@@ -52,7 +52,9 @@ class Artifacts:
         return self._find(stage, key)
 
     def _find(self, stage: str, key: str) -> Record | None:
-        entry = self.store.read(record_path(stage, key))
+        return self._hit(self.store.read(record_path(stage, key)), stage=stage, key=key)
+
+    def _hit(self, entry: Entry | None, *, stage: str, key: str) -> Record | None:
         record = _decode(entry, stage=stage, key=key)
         if record is None or not all(self.store.has_blob(*blob) for blob in _blobs(record)):
             return None
@@ -119,24 +121,24 @@ class Artifacts:
             files[name] = FileEntry(digest=digest, size_bytes=size_bytes)
         return files
 
-    def publish(self, record: Record, *, supersede: bool = False, replaces: str = "", durable: bool = True) -> Record:
+    def publish(self, record: Record, *, replaces: str = "", durable: bool = True) -> Record:
         """Create the record and return the one that stands: ours, or an earlier writer's.
 
-        `supersede` puts ours in place of an earlier one (searched anew on purpose), `replaces` in place of the one with this
-        `record_mark` only (a node run again on purpose); the earlier one is kept beside it. A record
-        that stands but is no hit (damaged, blobs missing) is always superseded.
+        `replaces` puts ours in place of the one with this `record_mark` (made again on purpose), which is kept beside it. A
+        record that stands but is no hit (damaged, blobs missing) is always replaced.
         """
         path = record_path(record.stage, record.key)
         data = encode_record(record)
         while self.store.create(path, data, durable=durable) is None:
-            standing = None if supersede else self.find(record.stage, record.key)
+            entry = self.store.read(path)
+            if entry is None:
+                continue
+            standing = self._hit(entry, stage=record.stage, key=record.key)
             if standing is not None and record_mark(standing) != replaces:
                 return standing
-            entry = self.store.read(path)
-            if entry is not None:
-                self.store.create(quarantine_path(record.stage, record.key, entry.version), entry.data)
-                if self.store.replace(path, data, version=entry.version, durable=durable) is not None:
-                    return record
+            self.store.create(quarantine_path(record.stage, record.key, entry.version), entry.data)
+            if self.store.replace(path, data, version=entry.version, durable=durable) is not None:
+                return record
         return record
 
     def set_aside(self, record: Record) -> None:

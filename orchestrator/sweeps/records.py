@@ -84,12 +84,12 @@ def publish(
     provenance: Mapping[str, Any],
     stopping_metric: str = "",
     attempt: int = 1,
-    supersede: bool = False,
+    replaces: str = "",
 ) -> Record:
     """Make the finished search an artifact of stage `sweep`: sweep.json and trials.parquet, then the record.
 
-    Returns the record that stands: ours, or that of a process that was first; with `supersede` (searched anew on purpose, or
-    the standing result cannot be read) always ours.
+    Returns the record that stands: ours, or that of a process that was first. `replaces` is the `record_mark` of the one that
+    was searched anew on purpose, or cannot be read.
     """
     name = f"attempts/{process_mark()}-{uuid.uuid4().hex[:8]}"
     folder = artifacts.store.workspace(name)
@@ -118,7 +118,7 @@ def publish(
         seconds=round(seconds, 4),
         provenance={**provenance, "versions": environment_versions()},
     )
-    return artifacts.publish(record, supersede=supersede)
+    return artifacts.publish(record, replaces=replaces)
 
 
 def summary(result: SweepResult) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from orchestrator.engine.progress import EpochReports
 from orchestrator.engine.scheduler import Scheduler
 from orchestrator.engine.units import GroupState
 from orchestrator.errors import PlanError
+from orchestrator.store.artifacts import record_mark
 from orchestrator.sweeps import constraints
 from orchestrator.sweeps.choice import choose, finalists
 from orchestrator.sweeps.known_trials import KnownTrials, last_reported, stopping_rule
@@ -355,7 +356,7 @@ class Search:
             seconds=self.context.clock() - self._began_s,
             provenance=self.context.provenance,
             stopping_metric=self._stopping_metric,
-            supersede=self.sweep.forced or self.sweep.record is not None,
+            replaces=record_mark(self.sweep.record) if self.sweep.record is not None else "",
         )
         if standing.run != self.context.run:  # another run that searched the same was first: what it says stands
             result = read_result(standing, self.context.artifacts) or result

@@ -73,7 +73,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 200.0) -> None:
         time.sleep(0.05)
 
 
-def freeze_while_another_takes_over(drivers: Drivers, executor: str) -> None:
+def freeze_while_another_takes_over(drivers: Drivers, executor: str, tally) -> None:
     workspace = api.open_workspace(drivers.place)
     key = api.plan(drivers.file, workspace=workspace).nodes["s"].key
     leases = Leases(workspace.store, run="test")
@@ -83,6 +83,7 @@ def freeze_while_another_takes_over(drivers: Drivers, executor: str) -> None:
     assert holder is not None
     time.sleep(1.5)  # into the stage, past its first saved state
     os.kill(holder.process_id, signal.SIGSTOP)
+    tally.add("frozen for twice its lease")
     stopped_s = time.monotonic()
     try:
         successor = drivers.start("inline")
@@ -105,13 +106,13 @@ def freeze_while_another_takes_over(drivers: Drivers, executor: str) -> None:
     assert [name for name in workspace.store.list("leases") if leases.holder(name) is not None] == []
 
 
-def test_a_frozen_run_stops_by_itself_and_uses_what_its_successor_made(drivers: Drivers) -> None:
+def test_a_frozen_run_stops_by_itself_and_uses_what_its_successor_made(drivers: Drivers, tally) -> None:
     """A laptop that was closed for a minute must not overwrite what a colleague's machine has finished meanwhile."""
-    freeze_while_another_takes_over(drivers, "inline")
+    freeze_while_another_takes_over(drivers, "inline", tally)
 
 
 @pytest.mark.chaos
 @pytest.mark.ray
-def test_a_frozen_stage_host_stops_by_itself(drivers: Drivers) -> None:
+def test_a_frozen_stage_host_stops_by_itself(drivers: Drivers, tally) -> None:
     """The same where only the process of the stage stood still, and its driver did not."""
-    freeze_while_another_takes_over(drivers, "ray")
+    freeze_while_another_takes_over(drivers, "ray", tally)

@@ -70,7 +70,7 @@ def finish(machine: Machine, file: Path, place: str) -> None:
     assert process.returncode == 0, words
 
 
-def lose_in_training(machine: Machine, file: Path, place: str) -> None:
+def lose_in_training(machine: Machine, file: Path, place: str, tally) -> None:
     """Submit, and kill -9 as soon as a saved state is whole in the store."""
     process, store = machine.submit(file, place), S3Store(place)
     until_s = time.monotonic() + START_LIMIT_S
@@ -80,6 +80,7 @@ def lose_in_training(machine: Machine, file: Path, place: str) -> None:
         time.sleep(0.05)
     process.kill()
     process.communicate()
+    tally.add("machine lost in a training")
 
 
 def done_event(place: str) -> dict:
@@ -93,11 +94,11 @@ def node_of(file: Path, place: str) -> PlanNode:
 
 
 @pytest.mark.slow
-def test_another_machine_goes_on_with_the_training_of_a_lost_one(tmp_path: Path, machines, place: str) -> None:
+def test_another_machine_goes_on_with_the_training_of_a_lost_one(tmp_path: Path, machines, place: str, tally) -> None:
     """Hours of training are not lost with the machine, and what comes out has the bits of an undisturbed run."""
     file = tmp_path / "w.yaml"
     file.write_text(TRAINING)
-    lose_in_training(machines("a"), file, place)
+    lose_in_training(machines("a"), file, place, tally)
     assert not list(api.open_workspace(place).artifacts.all_records())
     finish(machines("b"), file, place)
     resumed = done_event(place)["resumed"]
@@ -112,11 +113,13 @@ def test_another_machine_goes_on_with_the_training_of_a_lost_one(tmp_path: Path,
 
 
 @pytest.mark.parametrize("damage", ["bytes", "gone", "index"])
-def test_a_damaged_state_in_the_store_is_reported_and_not_used(tmp_path: Path, machines, place: str, damage: str) -> None:
+def test_a_damaged_state_in_the_store_is_reported_and_not_used(
+    tmp_path: Path, machines, place: str, tally, damage: str
+) -> None:
     """A bucket that lost an object must cost time, and no run."""
     file = tmp_path / "w.yaml"
     file.write_text(WAITING)
-    lose_in_training(machines("a"), file, place)
+    lose_in_training(machines("a"), file, place, tally)
     store, key = S3Store(place), node_of(file, place).key
     files = [found.name for found in store.client.list(f"checkpoints/{key}/", is_deep=True)]
     for name in files:
@@ -126,6 +129,7 @@ def test_a_damaged_state_in_the_store_is_reported_and_not_used(tmp_path: Path, m
             store.client.put(f"checkpoints/{key}/{name}", b"x" * 100)
         if damage == "gone" and name.endswith("state.json"):
             store.client.delete(f"checkpoints/{key}/{name}")
+    tally.add(f"saved states damaged: {damage}")
     finish(machines("b"), file, place)
     resumed = done_event(place).get("resumed", {})
     assert "step" not in resumed
@@ -133,7 +137,7 @@ def test_a_damaged_state_in_the_store_is_reported_and_not_used(tmp_path: Path, m
     assert mirrored_checkpoints(store) == {}
 
 
-def test_a_node_that_is_asked_to_stop_sends_its_last_state_first(tmp_path: Path, machines, place: str) -> None:
+def test_a_node_that_is_asked_to_stop_sends_its_last_state_first(tmp_path: Path, machines, place: str, tally) -> None:
     """SIGTERM from whoever takes the machine away: the next machine goes on at that very step, though copies
     are due every ten seconds only."""
     file = tmp_path / "w.yaml"
@@ -146,6 +150,7 @@ def test_a_node_that_is_asked_to_stop_sends_its_last_state_first(tmp_path: Path,
         assert time.monotonic() < until_s
         time.sleep(0.1)
     process.terminate()
+    tally.add("machine taken away with a word (SIGTERM)")
     words, _ = process.communicate(timeout=START_LIMIT_S)
     assert process.returncode == 143, words
     (here,) = (machine.cache / "work").glob(f"*/checkpoints/{node.key}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import IntegrityError, StageFailed
-from orchestrator.store.artifacts import Artifacts, Record, content_digest
+from orchestrator.store.artifacts import Artifacts, Record, content_digest, record_mark
 from orchestrator.store.local import LocalStore
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -140,8 +140,9 @@ def test_setting_aside_spares_a_record_that_was_made_again_meanwhile(artifacts: 
 
 def test_a_rerun_on_purpose_supersedes_and_keeps_the_earlier_record(artifacts: Artifacts) -> None:
     """`--rerun` must not lose what was there."""
-    artifacts.publish(make(artifacts, b"one", run="old"))
-    new = artifacts.publish(make(artifacts, b"two", run="new"), supersede=True)
+    old = artifacts.publish(make(artifacts, b"one", run="old"))
+    new = artifacts.publish(make(artifacts, b"two", run="new"), replaces=record_mark(old))
+    assert artifacts.publish(make(artifacts, b"three", run="late"), replaces=record_mark(old)) == new, "made again meanwhile"
     assert artifacts.find("probe.echo", KEY) == new
     (name,) = artifacts.store.list(f"quarantine/probe.echo/{KEY}")
     entry = artifacts.store.read(f"quarantine/probe.echo/{KEY}/{name}")
@@ -220,7 +221,7 @@ def test_a_damaged_blob_of_the_right_size_does_not_pass_for_what_is_made_again(a
     blob.write_bytes(b"CONTENT")
     with pytest.raises(IntegrityError):
         artifacts.open(record)
-    again = artifacts.publish(make(artifacts, run="again"), supersede=True)
+    again = artifacts.publish(make(artifacts, run="again"), replaces=record_mark(record))
     assert artifacts.open(again).file("model.bin").read_bytes() == b"content"
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_artifacts import NOW, OLD, hits, key_of, make, make_older
 
 from orchestrator.errors import StoreError, UsageError
-from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.artifacts import Artifacts, record_mark
 from orchestrator.store.blobs import digest_bytes
 from orchestrator.store.claims import Claims
 from orchestrator.store.gc import GcRules, apply_gc, plan_gc
@@ -127,9 +127,9 @@ def test_a_budget_that_cannot_be_reached_takes_all_that_may_go(artifacts: Artifa
 
 def test_what_was_set_aside_keeps_its_blobs_until_it_is_given_up(artifacts: Artifacts) -> None:
     """`--rerun` promises that the earlier result is kept."""
-    make(artifacts, key_of(1), {"a": b"first"})
+    first = make(artifacts, key_of(1), {"a": b"first"})
     second = make(artifacts, key_of(2), {"a": b"second"})
-    artifacts.publish(type(second)(**{**vars(second), "key": key_of(1)}), supersede=True)
+    artifacts.publish(type(second)(**{**vars(second), "key": key_of(1)}), replaces=record_mark(first))
     assert gc(artifacts, key_of(1), key_of(2)) == set()
     assert artifacts.store.has_blob(digest_bytes(b"first"), 5)
     plan = plan_gc(artifacts.store, GcRules(keep_since=SINCE, quarantine=True), keeping(key_of(1), key_of(2)))
@@ -168,10 +168,10 @@ def test_what_came_to_be_needed_after_the_preview_stays(artifacts: Artifacts) ->
 
 def test_a_record_that_was_made_again_after_the_preview_stays(artifacts: Artifacts) -> None:
     """It is not the one that was chosen."""
-    make(artifacts, key_of(1), {"a": b"1"})
+    first = make(artifacts, key_of(1), {"a": b"1"})
     plan = plan_gc(artifacts.store, RULES, keeping())
     other = make(artifacts, key_of(2), {"a": b"2"})
-    artifacts.publish(type(other)(**{**vars(other), "key": key_of(1)}), supersede=True)
+    artifacts.publish(type(other)(**{**vars(other), "key": key_of(1)}), replaces=record_mark(first))
     result = apply_gc(artifacts.store, plan, RULES, keeping())
     assert [held.key for held in result.spared] == [key_of(1)]
     assert hits(artifacts) == {key_of(1), key_of(2)}

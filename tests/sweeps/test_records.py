@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store.artifacts import Artifacts, Record
+from orchestrator.store.artifacts import Artifacts, Record, record_mark
 from orchestrator.store.local import LocalStore
 from orchestrator.sweeps.history import read_history, write_history
 from orchestrator.sweeps.records import TrialLog, publish, trial_id
@@ -122,7 +122,7 @@ def test_the_first_publisher_of_a_search_wins(store):
     first = publish(artifacts, result("first"), **arguments)
     assert publish(artifacts, result("second"), **arguments) == first
     assert read_result(artifacts, artifacts.find("sweep", KEY)).verdict == "first"
-    publish(artifacts, result("anew"), **arguments, supersede=True)
+    publish(artifacts, result("anew"), **arguments, replaces=record_mark(first))
     assert read_result(artifacts, artifacts.find("sweep", KEY)).verdict == "anew"
 
 
