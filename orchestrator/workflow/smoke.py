@@ -1,4 +1,5 @@
-"""`--smoke`: the overrides that make a workflow tiny: a few images in place of the data, one epoch, two trials, no constraint.
+"""`--smoke`: the overrides that make a workflow tiny: a few images in place of the data, one epoch, two trials, no constraint,
+one core and no GPU.
 
 They are overrides like any others: they change what is asked, so the artifacts get keys of their own and are never taken for
 real ones. A node that reads no data and trains nothing asks for the same as ever, and then shares its artifact.
@@ -14,16 +15,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.workflow.check import CheckedSweep, CheckedWorkflow
-from orchestrator.workflow.spec import Node
+from orchestrator.workflow.spec import Node, Resources
 from orchestrator.workflow.sweep_spec import Distribution
 from stages.contract import StageSpec
 from stages.data.settings import DataSettings
-from stages.data.source import DataSource
+from stages.data.source import LARGE_PIXELS, DataSource
 
 NUM_TRIALS = 2
 MAX_COMBINATIONS = 200
-LARGE = 64
-"""Pixels from which images are so large that batches are cut to 8."""
 _SMALL = {
     "batch_size": 32, "calibration_samples": 32, "verify_samples": 8, "latency_seconds": 0.05, "batch_sizes": [1, 8],
     "min_agreement": 0.0,
@@ -81,7 +80,7 @@ def _of_node(node: Node, spec: StageSpec, *, varied: Mapping[str, Sequence[Any]]
         stand_in = _DATA.validate_python(node.params["data"]).stand_in()
         if stand_in is not None:
             changes["data"] = stand_in
-            if stand_in.get("height", 0) >= LARGE:
+            if stand_in.get("height", 0) >= LARGE_PIXELS:
                 small["batch_size"] = 8
     for name in sorted(small.keys() & fields.keys() - varied.keys()):
         if _is_larger(node.params.get(name, fields[name].get_default()), small[name]):
@@ -93,10 +92,8 @@ def _of_node(node: Node, spec: StageSpec, *, varied: Mapping[str, Sequence[Any]]
         changes["epochs"] = _fewest_epochs(spec, {**node.params, **changes}, varied, asked)
     for name, value in changes.items():
         yield f"params.{name}={_text(value)}"
-    if node.resources.workers > 1:
-        yield "resources.workers=1"
-    if node.resources.gpus:
-        yield "resources.gpus=0"
+    if node.resources != Resources():  # this machine may have nothing of what they ask for
+        yield f"resources={_text({'fresh_process': node.resources.fresh_process})}"
 
 
 def _fewest_epochs(spec: StageSpec, params: Mapping[str, Any], varied: Mapping[str, Sequence[Any]], asked: Any) -> Any:

@@ -26,7 +26,7 @@ def rates_at(step: int, *, total_steps: int, settings: TrainingSettings) -> Rate
     onecycle: with p = warmup * total - 1 and cosine interpolation, lr/25 -> lr over steps 0..p, then lr -> lr/250,000 over
     p..total-1; momentum goes the other way between 0.95 and 0.85. The others rise linearly over warmup * total steps
     (lr * (step+1)/(warm steps)), then with x = share of the remaining steps done: cosine lr * (1 + cos(pi x)) / 2, linear
-    lr * (1 - x), constant lr.
+    lr * (1 - x), constant lr; steps lr / 10^n after n of the shares `decay_at` of all steps.
 
     Source: Smith and Topin 2017, arXiv 1708.07120; numbers as in `torch.optim.lr_scheduler.OneCycleLR`.
     Departs where the rise would be shorter than one step: it is left out.
@@ -36,6 +36,8 @@ def rates_at(step: int, *, total_steps: int, settings: TrainingSettings) -> Rate
     warm_steps = int(settings.warmup * total_steps)
     if step < warm_steps:
         factor = (step + 1) / warm_steps
+    elif settings.schedule == "steps":
+        factor = 0.1 ** sum(step >= round(share * total_steps, 9) for share in settings.decay_at)
     else:
         done = (step - warm_steps) / max(1, total_steps - warm_steps)
         factor = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[settings.schedule]

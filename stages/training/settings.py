@@ -46,9 +46,14 @@ class TrainingSettings(StageSettings):
         description="learning_rate is meant for batches of so many images and grows in proportion to batch_size (Goyal et al. "
         "2017, arXiv 1706.02677); none: it is used as it is, whatever the batch",
     )
-    schedule: Literal["onecycle", "cosine", "linear", "constant"] = Field(
+    schedule: Literal["onecycle", "cosine", "linear", "constant", "steps"] = Field(
         "onecycle",
-        description="onecycle: cosine rise from a 25th, cosine fall to near 0; others: linear rise, then fall to 0 or stay",
+        description="onecycle: cosine rise from a 25th, cosine fall to near 0; others: linear rise, then fall to 0, stay, or "
+        "fall to a tenth at each of decay_at",
+    )
+    decay_at: tuple[float, ...] = Field(
+        (),
+        description="schedule steps: shares of the training after which the learning rate falls to a tenth, as [0.3, 0.6, 0.9]",
     )
     warmup: float = Field(0.3, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     momentum: float = Field(
@@ -95,8 +100,18 @@ class TrainingSettings(StageSettings):
         if self.schedule == "onecycle" and self.momentum != type(self).model_fields["momentum"].default:
             raise ValueError(
                 f"momentum is {self.momentum}, but schedule onecycle moves momentum itself, between 0.95 and 0.85; leave "
-                "momentum out, or choose schedule cosine, linear or constant"
+                "momentum out, or choose another schedule"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_given(self) -> Self:
+        if (self.schedule == "steps") != bool(self.decay_at):
+            raise ValueError(
+                f"schedule is {self.schedule} and decay_at {list(self.decay_at)}; schedule: steps and decay_at belong together"
+            )
+        if list(self.decay_at) != sorted(set(self.decay_at)) or not all(0 < share < 1 for share in self.decay_at):
+            raise ValueError(f"decay_at is {list(self.decay_at)}; expected rising shares between 0 and 1, as [0.3, 0.6, 0.9]")
         return self
 
     @model_validator(mode="after")

@@ -33,6 +33,35 @@ def test_onecycle_agrees_with_torch(total, warmup):
             scheduler.step()
 
 
+@given(st.integers(10, 400), st.sampled_from([[0.3, 0.6, 0.9], [0.25, 0.5, 0.75], [0.55]]))
+@settings(max_examples=30, deadline=None)
+def test_steps_agree_with_torch_where_the_shares_are_whole_steps(tenths, shares):
+    total = tenths * 20
+    chosen = TrainingSettings(data="digits", learning_rate=0.1, schedule="steps", warmup=0, decay_at=shares)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    milestones = [round(share * total) for share in shares]
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=milestones, gamma=0.1)
+    for step in range(total):
+        found = rates_at(step, total_steps=total, settings=chosen).learning_rate
+        assert found == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"schedule": "steps"}, "schedule: steps and decay_at belong together"),
+        ({"decay_at": [0.5]}, "schedule: steps and decay_at belong together"),
+        ({"schedule": "steps", "decay_at": [0.6, 0.3]}, "expected rising shares between 0 and 1"),
+        ({"schedule": "steps", "decay_at": [30, 60]}, "expected rising shares between 0 and 1"),
+    ],
+)
+def test_a_schedule_of_steps_that_does_nothing_is_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        TrainingSettings(data="digits", **given)
+
+
 def test_momentum_is_refused_where_onecycle_moves_it_and_acts_elsewhere():
     """Otherwise a setting without effect would give another key to the same weights."""
     with pytest.raises(ValueError, match=r"momentum is 0\.5, but schedule onecycle"):
