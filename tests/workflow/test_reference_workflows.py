@@ -37,7 +37,7 @@ def test_a_recipe_plans_and_says_what_it_takes(name, here, workspace):
 
 SMALLER = {
     "resnet18": "resnet10t",
-    "resnet50": "resnet14t",
+    "resnet50": "resnet26",
     "deit_small_patch16_224": "deit_tiny_patch16_224",
     "deit_base_patch16_224": "deit_tiny_patch16_224",
     "vit_large_patch16_224": "vit_tiny_patch16_224",
