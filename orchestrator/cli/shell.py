@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -20,7 +19,7 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.errors import UsageError
-from orchestrator.report.text import Style
+from orchestrator.report.text import Style, without_colours
 
 if TYPE_CHECKING:
     from orchestrator.api import Workspace
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of every JSON document that the command line writes."""
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass
@@ -65,7 +62,7 @@ class Shell:
         """Lines for --log-file: each with its time, without colours, whatever the streams show."""
         if self.log_path is not None:
             stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            self._write(self.log, "".join(f"{stamp}  {_COLOUR.sub('', line)}\n" for line in lines if line))
+            self._write(self.log, "".join(f"{stamp}  {without_colours(line)}\n" for line in lines if line))
 
     @cached_property
     def workspace(self) -> Workspace:

@@ -5,6 +5,7 @@ Knows no run, no plan and no library: what is fast enough for the first line of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ _COLOURS = {
     "CANCEL": "35", "STOP": "2", "STRUCK": "2", "SEARCH": "33", "drift": "33", "total": "1", "error": "31", "warn": "33",
     "OK": "32", "WARN": "33", "dim": "2", "bold": "1",
 }  # fmt: skip
+
+_COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 _STATE_WORDS = {
     "hit": "HIT", "planned": "WAIT", "running": "RUN", "waiting": "WAIT", "done": "DONE", "failed": "FAIL",
@@ -109,10 +112,16 @@ def format_value(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without control characters."""
+    """`text` on one line, without colours and control characters."""
     if text.isprintable():
         return text
+    text = without_colours(text)
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def without_colours(text: str) -> str:
+    """`text` without a terminal's codes for colours."""
+    return _COLOUR_CODE.sub("", text)
 
 
 def format_time(stamp: str) -> str:

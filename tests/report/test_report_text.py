@@ -44,7 +44,7 @@ def test_values_are_written_as_in_a_workflow_file() -> None:
 
 
 def test_control_characters_cannot_reach_a_terminal() -> None:
-    assert printable("a\x1b[31mb\nc") == "a\\x1b[31mb\\nc"
+    assert printable("a\x1b]0;title\x07b\nc") == "a\\x1b]0;title\\x07b\\nc"
 
 
 def test_only_the_last_column_gives_way() -> None:
@@ -66,3 +66,8 @@ def test_colours_change_no_column() -> None:
     rows = [["HIT", "a"], ["CANCEL", "b"]]
     coloured = format_table(columns, rows, style=Style(is_coloured=True), width=None)
     assert "\x1b[36mHIT   \x1b[0m  a" in coloured
+
+
+def test_colours_of_others_are_left_out_and_other_control_characters_shown() -> None:
+    """Ray paints its errors; what it painted is told, the paint is not."""
+    assert printable("\x1b[36mray::task()\x1b[39m failed\x07") == "ray::task() failed\\x07"

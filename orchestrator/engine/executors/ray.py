@@ -200,8 +200,9 @@ class RayExecutor:
             return work, Outcome(ending=Ending.NO_MEMORY, error=_first_line(error), error_type="OutOfMemoryError")
         except self._ray.exceptions.RayError as error:
             if isinstance(error, self._ray.exceptions.RayTaskError):  # the host's own code raised: another attempt would, too
+                cause = error.cause if isinstance(error.cause, Exception) else error
                 return work, Outcome(
-                    ending=Ending.FAILED, error=_first_line(error), error_type=type(error).__name__, trace=str(error)
+                    ending=Ending.FAILED, error=_first_line(cause), error_type=type(cause).__name__, trace=str(error)
                 )
             self._refuse_if_gone(error)
             ending, why = host_loss(error, kill_asked=host.kill_asked)

@@ -46,6 +46,8 @@
     });
   }
 
+  for (const graph of document.querySelectorAll(".graph")) graph.scrollLeft = (graph.scrollWidth - graph.clientWidth) / 2; // to its roots
+
   let timer = 0;
   addEventListener("resize", () => { clearTimeout(timer); timer = setTimeout(resize, 120); });
   let before = null;
