@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from orchestrator import api
+from orchestrator.cli.asked import Asked
 from orchestrator.cli.completing import complete_runs
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.placing import choose_place, placing
@@ -84,9 +85,11 @@ def _run(shell: Shell, plan: api.Plan, status: RunStatus, placed: Mapping[str, A
         shell,
         plan,
         where=choose_place(shell, placed, before=status.request),
-        options=choose_spending(shell, plan, budget=placed["budget"], max_gpus=placed["max_gpus"], before=status),
-        tags=status.request.get("tags") or {},
-        origin={"continues": status.id},
+        asked=Asked(
+            options=choose_spending(shell, plan, budget=placed["budget"], max_gpus=placed["max_gpus"], before=status),
+            tags=status.request.get("tags") or {},
+            origin={"continues": status.id},
+        ),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
 
 from orchestrator import api
+from orchestrator.cli.asked import Asked
 from orchestrator.cli.ending import tell_end
 from orchestrator.cli.following import EXIT_UNMET, detached, exit_code, watch
 from orchestrator.cli.placing import Where
@@ -22,16 +22,7 @@ LOOK_AT_JOB_EVERY_S = 2.0
 MAX_LOOKED_AT = 20
 
 
-def run_on_cluster(
-    shell: Shell,
-    plan: api.Plan,
-    where: Where,
-    *,
-    options: api.RunOptions,
-    tags: Mapping[str, str] | None,
-    origin: Mapping[str, str] | None,
-    idempotency_key: str,
-) -> int:
+def run_on_cluster(shell: Shell, plan: api.Plan, where: Where, asked: Asked) -> int:
     """Have the cluster run a plan that has work to do, and follow it; its exit code. With `where.detach`: 0 once it is there.
 
     Raises ClusterError where the cluster cannot be used, before anything is recorded or sent.
@@ -49,7 +40,7 @@ def run_on_cluster(
     if run:
         shell.say(f"run {run} on {jobs.address} is doing this already")
     else:
-        run = _begin(shell, plan, where, jobs, options=options, tags=tags, origin=origin, idempotency_key=idempotency_key)
+        run = _begin(shell, plan, where, jobs, asked)
         shell.say(f"run {run} is a job on {jobs.address}; this terminal is not needed for it")
     if where.detach:
         if shell.as_json:
@@ -74,17 +65,7 @@ def _the_same_run(workspace: api.Workspace, plan: api.Plan, address: str) -> str
     return ""
 
 
-def _begin(
-    shell: Shell,
-    plan: api.Plan,
-    where: Where,
-    jobs: Jobs,
-    *,
-    options: api.RunOptions,
-    tags: Mapping[str, str] | None,
-    origin: Mapping[str, str] | None,
-    idempotency_key: str,
-) -> str:
+def _begin(shell: Shell, plan: api.Plan, where: Where, jobs: Jobs, asked: Asked) -> str:
     workspace, place = shell.workspace, where.place
     uri = jobs.upload(code_package())
     run = api.enqueue(
@@ -92,10 +73,7 @@ def _begin(
         workspace=workspace,
         address=jobs.address,
         store_is_shared=place.store_is_shared,
-        options=options,
-        tags=tags,
-        origin=origin,
-        idempotency_key=idempotency_key,
+        **vars(asked),
     )
     store = workspace.store.url
     words = [where.python or jobs.interpreter(), "-m", "orchestrator.cli.job", "--store", store, "--run", run]

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from orchestrator.cli.asked import Asked
 from orchestrator.cli.completing import complete_artifacts
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.placing import EXECUTOR, ExecutorChoice, Where
@@ -56,7 +57,7 @@ def export(shell: Shell, key: str, form: str, settings: tuple[str, ...], executo
     overrides = [f"export.{setting}" for setting in settings]
     checked = check_workflow(load_text(text, file=f"export of {record.key[:12]}", overrides=overrides))
     plan = api.plan_checked(checked, workspace=workspace)
-    code = run_plan(shell, plan, where=Where(executor=executor or "inline"), origin={"export_of": record.key})
+    code = run_plan(shell, plan, where=Where(executor=executor or "inline"), asked=Asked(origin={"export_of": record.key}))
     made = plan.nodes["export"].key
     if code == 0 and not shell.as_json:
         shell.say(f"next: orchestrator artifacts get {made[:8]} ./out")

@@ -5,9 +5,8 @@ What `submit`, `resume`, `retry` and `export` have in common; they differ in whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from orchestrator import api
+from orchestrator.cli.asked import Asked
 from orchestrator.cli.ending import tell_end, tell_nothing_to_do
 from orchestrator.cli.following import EXIT_UNMET, exit_code, follow
 from orchestrator.cli.placing import Where
@@ -16,26 +15,16 @@ from orchestrator.errors import AlreadySubmitted
 from orchestrator.report.plan_table import Means, plan_document, plan_lines
 from orchestrator.report.run_status import read_run_status
 
+NOTHING_MORE = Asked()
 
-def run_plan(
-    shell: Shell,
-    plan: api.Plan,
-    *,
-    where: Where,
-    options: api.RunOptions | None = None,
-    tags: Mapping[str, str] | None = None,
-    origin: Mapping[str, str] | None = None,
-    idempotency_key: str = "",
-) -> int:
-    """Show the plan, run it, and return its exit code. For `origin` and `idempotency_key` see `api.submit`."""
-    options = options or api.RunOptions()
-    means = Means(budget=options.budget, prices=options.prices)
+
+def run_plan(shell: Shell, plan: api.Plan, *, where: Where, asked: Asked = NOTHING_MORE) -> int:
+    """Show the plan, run it, and return its exit code."""
+    means = Means(budget=asked.options.budget, prices=asked.options.prices)
     if shell.as_json:
         shell.json_line({"type": "plan", **plan_document(plan, shell.workspace.artifacts, means=means)})
     try:
-        return _run(
-            shell, plan, where=where, options=options, means=means, tags=tags, origin=origin, idempotency_key=idempotency_key
-        )
+        return _run(shell, plan, where=where, asked=asked, means=means)
     except AlreadySubmitted as error:
         if not error.is_same:
             raise
@@ -43,19 +32,9 @@ def run_plan(
         return follow(shell, read_run_status(shell.workspace.store, error.run))
 
 
-def _run(
-    shell: Shell,
-    plan: api.Plan,
-    *,
-    where: Where,
-    options: api.RunOptions,
-    means: Means,
-    tags: Mapping[str, str] | None,
-    origin: Mapping[str, str] | None,
-    idempotency_key: str,
-) -> int:
+def _run(shell: Shell, plan: api.Plan, *, where: Where, asked: Asked, means: Means) -> int:
     if not plan.has_work:
-        result = api.submit(plan, workspace=shell.workspace, tags=tags, origin=origin, idempotency_key=idempotency_key)
+        result = api.submit(plan, workspace=shell.workspace, **vars(asked))
         code = _code(result)
         tell_nothing_to_do(shell, plan, result, exit_code=code)
         return code
@@ -66,7 +45,7 @@ def _run(
     if where.jobs_address:
         from orchestrator.cli.clustering import run_on_cluster
 
-        return run_on_cluster(shell, plan, where, options=options, tags=tags, origin=origin, idempotency_key=idempotency_key)
+        return run_on_cluster(shell, plan, where, asked)
 
     caution = shell.workspace.store.caution()
     if caution:
@@ -77,15 +56,7 @@ def _run(
     watcher = make_watcher(shell)
     with watcher.watching(), shell.libraries_silenced():
         result = api.submit(
-            plan,
-            workspace=shell.workspace,
-            executor=where.executor,
-            place=where.place,
-            options=options,
-            watcher=watcher,
-            tags=tags,
-            origin=origin,
-            idempotency_key=idempotency_key,
+            plan, workspace=shell.workspace, executor=where.executor, place=where.place, watcher=watcher, **vars(asked)
         )
     code = _code(result)
     tell_end(shell, plan, result, exit_code=code)

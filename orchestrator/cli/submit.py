@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from orchestrator import api
+from orchestrator.cli.asked import Asked
 from orchestrator.cli.group import command, pass_shell
 from orchestrator.cli.placing import choose_place, placing
 from orchestrator.cli.plan import FILE, chosen, selecting
@@ -67,7 +68,8 @@ def submit(
         origin = {"smoke": "true"} if smoke else {}
         plan = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection, smoke=smoke)
     options = choose_spending(shell, plan, budget=budget, max_gpus=max_gpus, keep_going=keep_going)
-    return run_plan(shell, plan, where=where, options=options, tags=marks, origin=origin, idempotency_key=idempotency_key)
+    asked = Asked(options=options, tags=marks, origin=origin, idempotency_key=idempotency_key)
+    return run_plan(shell, plan, where=where, asked=asked)
 
 
 def _tags(tags: tuple[str, ...]) -> dict[str, str]:
