@@ -345,7 +345,7 @@ def measure_backward_saving(
 
 def _wait_for_gpu() -> None:
     """A GPU works on what it was asked for while the program goes on; a clock would read the asking."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
 
 
