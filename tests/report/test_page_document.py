@@ -18,6 +18,7 @@ from orchestrator.report.page.sources import read_sources
 from orchestrator.report.page.text_forms import csv_form, markdown
 from orchestrator.report.sweep_table import cost_text
 from orchestrator.store.ledger import now_text
+from tests.cli.cli_calls import LOSING
 
 CHAIN = """
 version: 1
@@ -212,21 +213,7 @@ def test_the_report_reads_a_store_that_was_copied_elsewhere(run_text, workspace,
 
 
 def test_a_failed_search_and_its_trials_are_told(run_text, workspace):
-    text = """
-        version: 1
-        name: losing
-        nodes:
-          search:
-            sweep:
-              sampler: grid
-              max_failures: 1
-              objectives: {score.value: maximize}
-              space: {score.value: {choice: [1, 2]}, draw.failures: {choice: [0, 5, 6]}}
-            nodes:
-              draw: {stage: probe.fail}
-              score: {stage: probe.echo, inputs: {inputs: [draw]}}
-        """
-    document = document_of(workspace, run_text(text, options=RunOptions(keep_going=True)).run)
+    document = document_of(workspace, run_text(LOSING, options=RunOptions(keep_going=True)).run)
     assert document["failures"]["sweeps"][0]["sweep"] == "search"
     assert document["verdict"]["sweeps"][0]["state"] == "failed"
     assert any(attempt["label"].startswith("search/") for attempt in document["failures"]["attempts"])

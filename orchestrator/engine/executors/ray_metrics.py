@@ -14,6 +14,7 @@ from typing import Any, cast
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from orchestrator.store.base import Store
+from stages.contract import Throttle
 
 SHOW_EVERY_S = 1.0
 _STORE_BOUNDARIES_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
@@ -66,9 +67,12 @@ class HostMetrics:
             ("operation",),
         )
         self._lease_age = Gauge("orchestrator_lease_age_seconds", "Since the last heartbeat of the oldest lease held.")
+        self._beaten_s: float | None = None
+        self._show_due = Throttle(SHOW_EVERY_S)
 
     def lease_age(self, seconds: float) -> None:
-        """The age of the heartbeat that has waited longest."""
+        """The age of the heartbeat that has waited longest; 0 where no lease is held."""
+        self._beaten_s = time.monotonic() - seconds if seconds else None
         self._lease_age.set(seconds)
 
     def measured(self, store: Store) -> Store:
@@ -79,6 +83,8 @@ class HostMetrics:
         self._latency.observe(seconds, tags={"operation": operation})
         if num_bytes:
             self._bytes.inc(num_bytes, tags={"operation": operation})
+        if self._show_due.ready():  # between two beats lies more than a scrape, which would find no gauge
+            self._lease_age.set(time.monotonic() - self._beaten_s if self._beaten_s is not None else 0.0)
 
 
 class _Measured:
