@@ -17,7 +17,7 @@ _MORE = (
 _LESS = (
     "latency_ms", "size_bytes", "gmacs", "gmacs_effective", "bops", "num_nonzero_parameters", "num_parameters", "num_tokens",
     "loss", "fid", "seconds", "size_ratio", "gmacs_ratio", "bops_ratio", "size_ratio_to_gzip", "max_abs_difference",
-    "num_violating_blocks", "weight_bits", "activation_bits",
+    "num_violating_blocks", "weight_bits", "activation_bits", "frechet_distance", "noise_mse", "seconds_per_image",
 )  # fmt: skip
 _BATCH = re.compile(r"_b[0-9]+$")
 _ENDS = {"accuracy": "maximize", "loss": "minimize", "images_per_s": "maximize", "_bytes": "minimize", "_drop": "minimize"}

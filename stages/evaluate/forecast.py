@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from stages.contract import Forecast
+from stages.evaluate.diffusion_settings import DiffusionSettings
 from stages.evaluate.settings import ClassifierSettings
 from stages.models.bundle import fold_bundle, weights_size
 from stages.models.skeleton import Skeleton, measure_skeleton
@@ -14,6 +15,10 @@ from stages.models.skeleton import Skeleton, measure_skeleton
 def classifier(settings: ClassifierSettings, inputs: Mapping[str, Forecast]) -> Forecast:
     """Counts of the model; bytes of the exported or packed file where one is connected, else of the plain model's tensors."""
     del settings
+    return _counted(inputs)
+
+
+def _counted(inputs: Mapping[str, Forecast]) -> Forecast:
     metrics = {name: value for name, value in measure_skeleton(inputs["model"].model).items() if name != "size_bytes"}
     file = inputs.get("exported", inputs.get("packed"))
     if file is None:
@@ -21,6 +26,12 @@ def classifier(settings: ClassifierSettings, inputs: Mapping[str, Forecast]) -> 
     elif "size_bytes" in file.metrics:
         metrics["size_bytes"] = file.metrics["size_bytes"]
     return Forecast(metrics=metrics)
+
+
+def diffusion(settings: DiffusionSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+    """Counts of the denoiser at one timestep, and bytes as above."""
+    del settings
+    return _counted(inputs)
 
 
 @lru_cache(maxsize=4096)

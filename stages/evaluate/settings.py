@@ -8,6 +8,7 @@ from pydantic import Field
 
 from stages.contract import Port, StageSettings, StageSpec
 from stages.data.settings import DATA_PORT, DataSettings
+from stages.evaluate.diffusion_settings import STAGES as DIFFUSION_STAGES
 from stages.training.settings import SHAPE_METRICS
 
 
@@ -83,4 +84,5 @@ STAGES: tuple[StageSpec, ...] = (
         source="Pareto front: rows that no other row of the same file format beats or equals in every measure",
         example={"title": "Digits"},
     ),
+    *DIFFUSION_STAGES,
 )

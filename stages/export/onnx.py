@@ -14,11 +14,22 @@ from torch import Tensor
 
 from stages.contract import StageContext, StageResult
 from stages.export.checks import ONNX_FILE, check_images, describe_onnx, write_description
+from stages.export.diffusion import describe_sampling
 from stages.export.settings import ONNXSettings
 from stages.models.bundle import ModelBundle, fold_bundle, load_bundle
 from stages.models.nm_mask import masked_layers
+from stages.models.zoo import DENOISING
 from stages.ops.nm import violating_blocks
-from stages.ops.onnx_file import find_weight, open_session, rows_scaled_away, run_session, stored_arrays, write_onnx
+from stages.ops.onnx_file import (
+    OUTPUT_NAME,
+    find_weight,
+    open_session,
+    rows_scaled_away,
+    run_session,
+    stored_arrays,
+    write_onnx,
+)
+from stages.training.tasks.base import task_of
 
 BORDER_TRANSFORMS = ("fake_quant", "token_reduction")
 """Transforms that round or rank activations: two runtimes that differ by one rounding error may decide differently."""
@@ -39,7 +50,13 @@ def run(context: StageContext) -> StageResult:
     bundle = load_bundle(context.input("model"))
     spec, path = bundle.architecture.input_spec, context.output / ONNX_FILE
     write_onnx(
-        fold_bundle(bundle), image_shape=spec.shape, path=path, opset=settings.opset, dynamic_batch=settings.dynamic_batch
+        fold_bundle(bundle),
+        image_shape=spec.shape,
+        path=path,
+        opset=settings.opset,
+        dynamic_batch=settings.dynamic_batch,
+        more_inputs=getattr(bundle.model, "more_inputs", {}),
+        output_name=getattr(bundle.model, "output_name", OUTPUT_NAME),
     )
     images = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.onnx")
     differences = compare_logits(bundle, path, images=images, settings=settings, context=context)
@@ -51,6 +68,8 @@ def run(context: StageContext) -> StageResult:
         "num_violating_blocks": sum(layer["num_violating_blocks"] for layer in layers),
     }
     description = describe_onnx(bundle, opset=settings.opset, dynamic_batch=settings.dynamic_batch)
+    if bundle.architecture.task == DENOISING:
+        description = {**description, **describe_sampling(bundle, context.output)}
     write_description(context, {**description, "sparse_layers": layers, "size_bytes": metrics["size_bytes"]})
     return StageResult(metrics=metrics)
 
@@ -69,11 +88,12 @@ def compare_logits(
         RuntimeError: more images than allowed are beyond the tolerance, or the file gives no number.
     """
     session = open_session(path, num_threads=context.num_threads)
-    parts = torch.split(images, 64 if settings.dynamic_batch else 1)
+    inputs = task_of(bundle).inputs(bundle.model, images, seed=context.seed)
+    parts = list(zip(*(torch.split(value, 64 if settings.dynamic_batch else 1) for value in inputs), strict=True))
     with torch.inference_mode():
-        expected = torch.cat([bundle.model(part) for part in parts])
-    found = torch.cat([run_session(session, part) for part in parts])
-    by_image = (found - expected).abs().amax(dim=1)
+        expected = torch.cat([bundle.model(*part) for part in parts])
+    found = torch.cat([run_session(session, *part) for part in parts])
+    by_image = (found - expected).abs().flatten(1).amax(dim=1)
     relative = by_image / max(float(expected.abs().max()), 1e-12)
     share = float((~(relative <= settings.tolerance)).double().mean())  # a NaN is beyond any tolerance
     allowed = _allowed_share(bundle, settings)

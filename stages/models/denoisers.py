@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import stages.ops.torchvision_compat  # noqa: F401 - diffusers does not import without it
+from stages.models.timestep_groups import Clock
 from stages.models.zoo import DENOISING, Architecture
 from stages.ops.input_spec import InputSpec
 
@@ -53,11 +54,12 @@ class Denoiser(nn.Module):
 
     Attributes:
         network: of diffusers.
+        more_inputs, output_name: of an exported file.
         scheduler: diffusers' DDPMScheduler: the noise of each timestep and the kind of prediction. Without state.
-        timesteps: of the running forward pass, for quantizers that keep bounds by timestep.
+        clock: tells quantizers that keep bounds by timestep which ones the running forward pass is for.
     """
 
-    input_names = ("images", "timesteps")
+    more_inputs: Mapping[str, torch.dtype] = {"timesteps": torch.int64}
     output_name = "prediction"
 
     def __init__(self, network: nn.Module, *, scheduler: Mapping[str, Any]) -> None:
@@ -79,18 +81,6 @@ class Denoiser(nn.Module):
             (predicted,) = self.network(images, timesteps, return_dict=False)
         assert isinstance(predicted, Tensor)
         return predicted
-
-
-class Clock:
-    """Tells layers inside of a denoiser which timesteps the running forward pass is for."""
-
-    def __init__(self, num_timesteps: int) -> None:
-        self.num_timesteps = num_timesteps
-        self.timesteps: Tensor | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Clock:
-        copied = memo[id(self)] = Clock(self.num_timesteps)  # without the tensor, which may belong to a trace
-        return copied
 
 
 def find_denoiser(

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stages.models.nm_mask import make_weight_plain
+from stages.models.timestep_groups import TimestepGroups, timestep_groups
 from stages.models.transforms import FAKE_QUANTIZATION
 from stages.ops.frozen_rows import WORTHWHILE, can_skip_rows, forward_with_live_rows
 from stages.ops.quantizers import (
     Bounds,
     Form,
+    calibrated_bounds,
     initial_activation_bounds,
     least_squares_bounds,
     quantize_activation,
@@ -122,28 +124,45 @@ class QuantizedWeight(nn.Module):
 
 
 class QuantizedInput(nn.Module):
-    """The input of a layer, rounded to its grid, with learned bounds; `observes` sets them from the next batch first."""
+    """The input of a layer, rounded to its grid, with learned bounds; `observes` sets them from the next batch first.
 
-    def __init__(self, weight: Tensor, *, bits: int, form: Form) -> None:
+    With `groups`, there are bounds for each group of neighbouring timesteps of a denoiser: images of a batch are rounded by
+    those of their own timestep.
+    """
+
+    def __init__(self, weight: Tensor, *, bits: int, form: Form, groups: TimestepGroups | None = None) -> None:
         super().__init__()
-        self.bits, self.form = bits, form
-        self.lower = nn.Parameter(weight.new_tensor(0.0))
-        self.upper = nn.Parameter(weight.new_tensor(1.0))
+        self.bits, self.form, self.groups = bits, form, groups
+        shape = () if groups is None else (groups.number,)
+        self.lower = nn.Parameter(weight.new_zeros(shape))
+        self.upper = nn.Parameter(weight.new_ones(shape))
         self.observes: str | None = None
 
     def forward(self, value: Tensor) -> Tensor:
         if self.observes is not None:
             with torch.no_grad():
-                reference = self.observes == "reference"
-                lower, upper = (
-                    initial_activation_bounds(value)
-                    if reference
-                    else least_squares_bounds(value, bits=self.bits, symmetric=False)
-                )
-                self.lower.copy_(lower)
-                self.upper.copy_(upper)
+                self._observe(value, how=self.observes)
             self.observes = None
-        return quantize_activation(value, Bounds(self.lower, self.upper), bits=self.bits, form=self.form)
+        return quantize_activation(value, bounds_of(self, value), bits=self.bits, form=self.form)
+
+    def _observe(self, value: Tensor, *, how: str) -> None:
+        def bounds(part: Tensor) -> Bounds:
+            if how == "reference":
+                return initial_activation_bounds(part)
+            search = calibrated_bounds if how == "calibrated" else least_squares_bounds
+            return search(part, bits=self.bits, symmetric=False)
+
+        if self.groups is None:
+            lower, upper = bounds(value)
+            self.lower.copy_(lower)
+            self.upper.copy_(upper)
+            return
+        index = self.groups.index(value)
+        for number in range(self.groups.number):
+            part = value[index == number]
+            if not len(part):
+                raise ValueError(f"no image of the calibration falls into group {number} of {self.groups.number} of timesteps")
+            self.lower[number], self.upper[number] = bounds(part)
 
 
 class InputGrid(nn.Module):
@@ -154,17 +173,29 @@ class InputGrid(nn.Module):
 
     def __init__(self, source: QuantizedInput) -> None:
         super().__init__()
-        self.bits, self.form = source.bits, source.form
+        self.bits, self.form, self.groups = source.bits, source.form, source.groups
         self.register_buffer("lower", source.lower.detach().clone())
         self.register_buffer("upper", source.upper.detach().clone())
 
     def forward(self, value: Tensor) -> Tensor:
         with torch.no_grad():
-            return quantize_activation(value, Bounds(self.lower, self.upper), bits=self.bits, form=self.form)
+            return quantize_activation(value, bounds_of(self, value), bits=self.bits, form=self.form)
+
+
+def bounds_of(part: QuantizedInput | InputGrid, value: Tensor) -> Bounds:
+    """The bounds for a layer's input: for each image those of its timestep, where there are groups of these."""
+    if part.groups is None:
+        return Bounds(part.lower, part.upper)
+    index = part.groups.index(value)
+    shape = (-1, *(1 for _ in value.shape[1:]))
+    return Bounds(part.lower[index].reshape(shape), part.upper[index].reshape(shape))
 
 
 class FakeQuantTransform:
-    """Settings: `layers`, from layer name to {weight_bits, activation_bits, form}; `freezes`, whether weights may freeze."""
+    """Settings: `layers`, from layer name to {weight_bits, activation_bits, form}; `freezes`, whether weights may freeze.
+
+    `timestep_groups`, where it is there: how many bounds each layer's input has over a denoiser's schedule.
+    """
 
     name = "fake_quant"
     version = 1
@@ -173,8 +204,9 @@ class FakeQuantTransform:
     def attach(self, model: nn.Module, settings: Mapping[str, Any]) -> None:
         """Give every named layer quantizers with bounds that mean nothing yet; loading the state brings the real ones."""
         modules = dict(model.named_modules())
+        groups = timestep_groups(model, int(settings.get("timestep_groups", 1)))
         for name, chosen in settings["layers"].items():
-            _attach(name, modules.get(name), chosen, freezes=bool(settings.get("freezes", False)))
+            _attach(name, modules.get(name), chosen, freezes=bool(settings.get("freezes", False)), groups=groups)
 
     def fold(self, model: nn.Module) -> None:
         """Make the weights what the layers use now; inputs keep being rounded, by operators without learned bounds."""
@@ -239,7 +271,9 @@ def restore_frozen(layer: nn.Module) -> None:
         original.copy_(torch.where(quantizer.frozen, quantizer.held, original))
 
 
-def _attach(name: str, layer: nn.Module | None, chosen: Mapping[str, Any], *, freezes: bool) -> None:
+def _attach(
+    name: str, layer: nn.Module | None, chosen: Mapping[str, Any], *, freezes: bool, groups: TimestepGroups | None
+) -> None:
     if not isinstance(layer, nn.Linear | nn.Conv2d):
         found = type(layer).__name__ if layer is not None else "no such layer"
         raise ValueError(f"fake_quant: {name}: found {found}; supported: Linear, Conv2d")  # noqa: TRY004 - the setting is wrong
@@ -251,7 +285,7 @@ def _attach(name: str, layer: nn.Module | None, chosen: Mapping[str, Any], *, fr
     earlier = list(layer.parametrizations.weight) if parametrize.is_parametrized(layer, "weight") else []  # type: ignore[union-attr, arg-type]
     quantizer = QuantizedWeight(layer.weight, bits=chosen["weight_bits"], form=chosen["form"], freezes=freezes)
     quantizer.follow_mask(next((part for part in earlier if isinstance(getattr(part, "mask", None), Tensor)), None))
-    layer.input_quantizer = QuantizedInput(layer.weight, bits=chosen["activation_bits"], form=chosen["form"])
+    layer.input_quantizer = QuantizedInput(layer.weight, bits=chosen["activation_bits"], form=chosen["form"], groups=groups)
     quantizer.train(layer.training)
     layer.input_quantizer.train(layer.training)
     takes_rows = can_skip_rows(layer)

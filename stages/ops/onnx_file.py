@@ -32,7 +32,16 @@ class StoredWeight:
     values: np.ndarray[Any, Any]
 
 
-def write_onnx(model: nn.Module, *, image_shape: tuple[int, ...], path: Path, opset: int, dynamic_batch: bool = True) -> None:
+def write_onnx(
+    model: nn.Module,
+    *,
+    image_shape: tuple[int, ...],
+    path: Path,
+    opset: int,
+    dynamic_batch: bool = True,
+    more_inputs: Mapping[str, torch.dtype] | None = None,
+    output_name: str = OUTPUT_NAME,
+) -> None:
     """Write one self-contained file; the same weights give the same bytes on every machine with the same versions.
 
     Stack traces, module names and everything else that the exporter notes down about the place it ran at are left out.
@@ -43,18 +52,22 @@ def write_onnx(model: nn.Module, *, image_shape: tuple[int, ...], path: Path, op
         path: the file to write.
         opset: ONNX operator set.
         dynamic_batch: let the file take any batch size; False fixes it to 1.
+        more_inputs: what the model takes beside images, one number for each image: name -> element type.
+        output_name: of the file's one output.
     """
     # Two images in the example, because the tracer takes a size of 1 for a constant.
-    example = torch.zeros(2 if dynamic_batch else 1, *image_shape)
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    number, names = 2 if dynamic_batch else 1, [INPUT_NAME, *(more_inputs or {})]
+    more = [torch.zeros(number, dtype=kind) for kind in (more_inputs or {}).values()]
+    batch = torch.export.Dim("batch")
+    shapes = tuple({0: batch} for _ in names) if dynamic_batch else None
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             model,
-            (example,),
+            (torch.zeros(number, *image_shape), *more),
             dynamo=True,
             opset_version=opset,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            input_names=names,
+            output_names=[output_name],
             dynamic_shapes=shapes,
             verbose=False,
         )
@@ -100,10 +113,11 @@ def open_session(path: Path, *, num_threads: int) -> onnxruntime.InferenceSessio
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def run_session(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
-    """Logits of a batch of images; the batch must fit what the file declares."""
-    (logits,) = session.run([OUTPUT_NAME], {INPUT_NAME: images.numpy()})
-    return torch.from_numpy(logits)
+def run_session(session: onnxruntime.InferenceSession, *inputs: Tensor) -> Tensor:
+    """The one output for a batch of images, and what else the file takes, in its order; the batch must fit what it declares."""
+    named = zip(session.get_inputs(), inputs, strict=True)
+    (output,) = session.run(None, {declared.name: value.numpy() for declared, value in named})
+    return torch.from_numpy(output)
 
 
 def stored_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:

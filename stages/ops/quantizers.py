@@ -128,6 +128,18 @@ def initial_activation_bounds(inputs: Tensor) -> Bounds:
     return Bounds(lower, upper if bool(upper > lower) else lower + 1)
 
 
+def calibrated_bounds(values: Tensor, *, bits: int, symmetric: bool) -> Bounds:
+    """As `least_squares_bounds`, of values drawn at random, always the same ones, and of the smallest and the largest.
+
+    Evenly spread values of a convolution may all be those of one pixel, or of one place of the kernel.
+    """
+    flat = values.detach().flatten()
+    if len(flat) > SEARCHED_VALUES:
+        drawn = torch.randint(len(flat), (SEARCHED_VALUES - 2,), generator=torch.Generator().manual_seed(0))
+        flat = torch.cat([flat[drawn.to(flat.device)], flat.min()[None], flat.max()[None]])
+    return least_squares_bounds(flat, bits=bits, symmetric=symmetric)
+
+
 def least_squares_bounds(values: Tensor, *, bits: int, symmetric: bool) -> Bounds:
     """The bounds, of a grid of candidates, with the least sum of (x - grid(x))^2.
 

@@ -11,11 +11,11 @@ from stages.models.bundle import apply_transform
 from stages.models.fake_quant import TRANSFORM
 from stages.models.skeleton import build_input, forecast_model
 from stages.quantize.layers import choose_layers
-from stages.quantize.settings import LAYER_METRICS, LTSSettings, QATSettings
+from stages.quantize.settings import LAYER_METRICS, LTSSettings, PTQSettings, QATSettings
 from stages.quantize.training import grid_metrics
 
 
-def quantized(settings: QATSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+def quantized(settings: QATSettings | PTQSettings, inputs: Mapping[str, Forecast]) -> Forecast:
     """Counts of the input model with quantizers where the stage would attach them; raises ValueError as the stage does."""
     bundle = build_input(inputs)
     layers = choose_layers(
@@ -29,6 +29,7 @@ def quantized(settings: QATSettings, inputs: Mapping[str, Forecast]) -> Forecast
         form=settings.form,
     )
     freezes = isinstance(settings, LTSSettings)
-    bundle = apply_transform(bundle, TRANSFORM.name, {"layers": layers, "freezes": freezes})
+    groups = {"timestep_groups": settings.timestep_groups} if isinstance(settings, PTQSettings) else {}
+    bundle = apply_transform(bundle, TRANSFORM.name, {"layers": layers, "freezes": freezes, **groups})
     found = grid_metrics(bundle)
     return forecast_model(bundle, metrics={name: found[name] for name in LAYER_METRICS})

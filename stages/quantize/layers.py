@@ -25,10 +25,10 @@ from stages.models.fake_quant import (
     quantized_layers,
     weight_quantizer,
 )
-from stages.ops.quantizers import initial_weight_bounds, least_squares_bounds
+from stages.ops.quantizers import calibrated_bounds, initial_weight_bounds, least_squares_bounds
 
 FormChoice = Literal["auto", "normalized", "dequantized"]
-BoundsInit = Literal["reference", "least_squares"]
+BoundsInit = Literal["reference", "least_squares", "calibrated"]
 EndLayers = Literal["same", "8bit", "float"]
 
 UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d, nn.MultiheadAttention, nn.Bilinear, nn.RNNBase)
@@ -130,6 +130,8 @@ def attach_quantizers(
     layers: Mapping[str, Mapping[str, Any]],
     freezes: bool,
     bounds_init: BoundsInit = "reference",
+    timestep_groups: int = 1,
+    trains: bool = True,
 ) -> ModelBundle:
     """Attach quantizers in place and set all bounds from one batch.
 
@@ -142,32 +144,39 @@ def attach_quantizers(
         images: the batch, or all that the model takes.
         layers: from `choose_layers`.
         freezes: whether weights may freeze later.
-        bounds_init: "reference": as above; "least_squares": those that change weights and inputs least.
+        bounds_init: "reference": as above; "least_squares": those that change weights and inputs least;
+            "calibrated": the same, found among values drawn at random.
+        timestep_groups: bounds of each layer's input over a denoiser's schedule.
+        trains: run the batch in training mode; without training to follow, in evaluation mode.
 
     Source: arXiv 2211.08544, the authors' code; "least_squares" is ours.
     """
-    bundle = apply_transform(bundle, TRANSFORM.name, {"layers": {k: dict(v) for k, v in layers.items()}, "freezes": freezes})
-    initialise_bounds(bundle.model, images, bounds_init=bounds_init)
+    settings: dict[str, Any] = {"layers": {k: dict(v) for k, v in layers.items()}, "freezes": freezes}
+    if timestep_groups > 1:
+        settings["timestep_groups"] = timestep_groups
+    bundle = apply_transform(bundle, TRANSFORM.name, settings)
+    initialise_bounds(bundle.model, images, bounds_init=bounds_init, trains=trains)
     return bundle
 
 
-def initialise_bounds(model: nn.Module, images: Tensor | Sequence[Tensor], *, bounds_init: BoundsInit = "reference") -> None:
+def initialise_bounds(
+    model: nn.Module, images: Tensor | Sequence[Tensor], *, bounds_init: BoundsInit = "reference", trains: bool = True
+) -> None:
     """Set all bounds of a model's quantizers from one batch, in place; see `attach_quantizers`."""
     for layer in quantized_layers(model).values():
         quantizer, inputs = quantizers_of(layer)
         weight = float_weight(layer).detach()
         kept = weight if quantizer.mask is None else weight[quantizer.mask]
+        search = calibrated_bounds if bounds_init == "calibrated" else least_squares_bounds
         reference = bounds_init == "reference"
-        lower, upper = (
-            initial_weight_bounds(kept) if reference else least_squares_bounds(kept, bits=quantizer.bits, symmetric=True)
-        )
+        lower, upper = initial_weight_bounds(kept) if reference else search(kept, bits=quantizer.bits, symmetric=True)
         with torch.no_grad():
             quantizer.lower.copy_(lower)
             quantizer.upper.copy_(upper)
         inputs.observes = bounds_init
     was_training = model.training
     with torch.no_grad():
-        model.train()(*_inputs(images))
+        model.train(trains)(*_inputs(images))
     model.train(was_training)
 
 

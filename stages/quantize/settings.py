@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.contract import Port, StageSpec
-from stages.data.settings import DATA_PORT
+from stages.contract import Port, StageSettings, StageSpec
+from stages.data.settings import DATA_PORT, DataSettings
 from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 Bits = Literal[2, 3, 4, 8]
@@ -67,6 +67,42 @@ class LTSSettings(QATSettings):
                 "freeze; lower freeze_warmup or raise epochs, or use quantize.qat"
             )
         return self
+
+
+class PTQSettings(StageSettings):
+    """Quantize without training: bounds from calibration images, those that change weights and inputs least."""
+
+    data: DataSettings
+    weight_bits: Bits = Field(8, description="bits of a weight")
+    activation_bits: Bits = Field(8, description="bits of an element of a layer's input")
+    layer_bits: Mapping[str, Bits] = Field(
+        default_factory=dict,
+        description='bits of single layers, weights and inputs: name or pattern such as "*.fc2" -> bits; the last match counts',
+    )
+    unquantized_layers: tuple[str, ...] = Field((), description="layers left in floats: names or patterns")
+    end_layers: Literal["same", "8bit", "float"] = Field(
+        "same", description="bits of the first layer that runs and of the last: those of all others, 8, or floats"
+    )
+    calibration_samples: int = Field(
+        256, ge=2, le=100_000, description="training images, drawn with the seed; a denoiser's are spread over its timesteps"
+    )
+    timestep_groups: int = Field(
+        1, ge=1, le=1000, description="of a denoiser: groups of neighbouring timesteps with bounds of their own for inputs"
+    )
+
+    @property
+    def form(self) -> Literal["dequantized"]:
+        """Layers compute in the units of their weights: without training, no batch norm takes up another scale."""
+        return "dequantized"
+
+    @model_validator(mode="after")
+    def _groups_are_calibrated(self) -> Self:
+        if self.timestep_groups > self.calibration_samples:
+            raise ValueError(f"timestep_groups {self.timestep_groups} is above calibration_samples {self.calibration_samples}")
+        return self
+
+    def data_identity(self) -> str | None:
+        return self.data.identity()
 
 
 LAYER_METRICS = ("num_quantized_layers", "num_normalized_layers", "num_dequantized_layers")
@@ -128,5 +164,20 @@ STAGES: tuple[StageSpec, ...] = (
         forecast="stages.quantize.forecast:quantized",
         forecast_metrics=FORECAST_METRICS,
         data_parallel=True,
+    ),
+    StageSpec(
+        name="quantize.ptq",
+        version=1,
+        summary="Rounds to b bits without training, with bounds from calibration images; of denoisers, over the timesteps",
+        settings=PTQSettings,
+        implementation="stages.quantize.ptq:run",
+        inputs={"model": Port(kind="model"), **DATA_PORT},
+        output="model",
+        metrics=QAT_METRICS,
+        source="bounds of least squared error, ours; calibration over timesteps: arXiv 2211.15736 (PTQ4DM), arXiv 2302.04304 "
+        "(Q-Diffusion); bounds by group of timesteps: compare arXiv 2306.02316",
+        example={"data": "digits", "calibration_samples": 64},
+        forecast="stages.quantize.forecast:quantized",
+        forecast_metrics=FORECAST_METRICS,
     ),
 )

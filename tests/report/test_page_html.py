@@ -53,6 +53,27 @@ def test_the_page_holds_the_data_and_asks_for_nothing(run_text, workspace):
     assert "default-src 'none'" in own
 
 
+def test_images_that_a_model_drew_are_in_the_page_itself(run_text, workspace, monkeypatch):
+    """A grid of samples is what one looks at first; a link to a store would be broken wherever the page is sent."""
+    grid = b"\x89PNG\r\n\x1a\n" + bytes(16)
+
+    def draws(context):
+        from stages.contract import StageResult
+
+        (context.output / "samples.png").write_bytes(grid if context.settings.value else b"<script>no picture</script>")
+        return StageResult(metrics={"value": 1, "frechet_distance": 0.25})
+
+    monkeypatch.setattr("stages.probe.echo.echo", draws)
+    nodes = "".join(
+        f"  {name}: {{stage: probe.echo, params: {{value: {value}}}}}\n" for name, value in (("good", 1), ("odd", 0))
+    )
+    text = f"version: 1\nname: n\nnodes:\n{nodes}"
+    document, page = page_of(workspace, run_text(text).run)
+    assert [each["label"] for each in document["methods"]["samples"]] == ["good"]
+    assert f'src="data:image/png;base64,{base64.b64encode(grid).decode()}" alt="Images drawn by good"' in page
+    assert "good, Fréchet distance 0.25" in page
+
+
 def test_every_script_of_the_page_is_named_by_the_policy_and_no_other(run_text, workspace):
     _, page = page_of(workspace, run_text(SEARCH).run)
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)

@@ -1,11 +1,13 @@
-"""The pictures of each method, from what its stages recorded: curves over epochs, tokens kept per block, density per layer.
+"""The pictures of each method, from what its stages recorded: curves over epochs, tokens kept per block, density per layer,
+images that a model drew.
 
-Read from `history.json`, `layers.json` and `tokens.json` of finished artifacts, and from the ledger's epochs where there is
-no artifact (yet). Of a sweep's trials the best, its ties and the front are shown first, and at most `MAX_TRIALS`.
+Read from `history.json`, `layers.json`, `tokens.json` and `samples.png` of finished artifacts, and from the ledger's epochs
+where there is no artifact (yet). Of a sweep's trials the best, its ties and the front are shown first, at most `MAX_TRIALS`.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +23,15 @@ MAX_TRIALS = 8
 MAX_POINTS = 300
 """Of one curve: more than a plot is wide in columns that can be told apart."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+
 CURVES = {
     "frozen_fraction": ("LTS: weights that are frozen", "frozen, share of trainable parameters"),
     "kept_combinations": ("LBC: combinations left in every block", "combinations left"),
     "mask_density": ("LBC: weights under the masks", "density of masked layers"),
     "gmacs_ratio": ("DiffRate: cost of the schedule while it is searched", "multiply-accumulates over all tokens'"),
     "top1_accuracy": ("Accuracy while training", "top-1 accuracy"),
+    "noise_mse": ("Error of denoisers while training", "squared error of the predicted noise"),
     "loss": ("Loss while training", "loss"),
 }
 """Figures of an epoch that have a picture of their own: its title, and what is drawn upright."""
@@ -49,6 +54,7 @@ def methods_document(sources: Sources) -> dict[str, Any]:
         "tokens": _kept_tokens(pictured),
         "images": _images(sources, pictured),
         "layers": _layers(sources, pictured),
+        "samples": _samples(sources, pictured),
         "left_out": sum(max(0, len(found.trials) - MAX_TRIALS) for found in sources.sweeps),
     }
 
@@ -147,6 +153,22 @@ def _layers(sources: Sources, pictured: Sequence[_Pictured]) -> list[dict[str, A
                 {**row, "density": row["num_nonzero"] / row["num_weights"] if row["num_weights"] else 0.0} for row in rows
             ]
             found.append({"label": each.node.label, "key": each.node.key, "layers": layers})
+    return found
+
+
+def _samples(sources: Sources, pictured: Sequence[_Pictured]) -> list[dict[str, Any]]:
+    """Grids of images that the run's own models and the best trials' drew: PNG as base64, with the distance to real ones."""
+    found = []
+    for each in _unlike(pictured):
+        if each.record is None or not each.is_best:
+            continue
+        content = sources.bytes_of_file(each.record, "samples.png")
+        if content is not None and content.startswith(_PNG):
+            distance = finite(each.record.metrics.get("frechet_distance"))
+            found.append({
+                "label": each.node.label, "key": each.node.key, "frechet_distance": distance,
+                "png": base64.b64encode(content).decode("ascii"),
+            })  # fmt: skip
     return found
 
 

@@ -90,14 +90,22 @@ class Sources:
 
     def json_file(self, record: Record, name: str) -> Any:
         """The content of a small JSON file of an artifact, verified; None where there is none or it is damaged."""
+        content = self.bytes_of_file(record, name)
+        try:
+            return None if content is None else json.loads(content)
+        except (ValueError, RecursionError):
+            return None
+
+    def bytes_of_file(self, record: Record, name: str) -> bytes | None:
+        """The content of a small file of an artifact, verified; None where there is none or it is damaged."""
         file = record.files.get(name)
         if file is None or file.size_bytes > MAX_FILE_BYTES:
             return None
         try:
             path = self.store.blob_path(file.digest)
             verify_file(path, digest=file.digest, size_bytes=file.size_bytes)
-            return json.loads(path.read_bytes())
-        except (IntegrityError, OSError, ValueError, RecursionError):
+            return path.read_bytes()
+        except (IntegrityError, OSError):
             return None
 
     @cached_property

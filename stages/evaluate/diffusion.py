@@ -1,0 +1,167 @@
+"""The stage `evaluate.diffusion`: what images a denoiser draws, how near they are to real ones, and what they cost.
+
+Nearness is the Fréchet distance in the feature space of a classifier that the workflow trained on the same data: the input of
+its last linear layer. It means something beside other distances from the same classifier and number of samples, and nothing
+beside published ones, which are taken in the features of another network.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.contract import Artifact, StageContext, StageResult
+from stages.data.base import Split, load_stage_data
+from stages.evaluate.diffusion_settings import DiffusionSettings
+from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle, save_bundle
+from stages.models.diffusion_sampler import Predict, sample_images
+from stages.models.measures import measure_model, model_digest
+from stages.models.packed import load_packed
+from stages.ops.frechet import frechet_distance
+from stages.ops.input_spec import InputSpec
+from stages.ops.onnx_file import open_session, run_session
+from stages.training.model_artifact import receive_model
+from stages.training.seeding import prepare_process
+from stages.training.tasks.base import task_of
+
+GRID_FILE = "samples.png"
+MIN_SIDE = 32
+"""Pixels of one image's side in the grid, at least: smaller ones are enlarged by whole factors."""
+
+
+def run(context: StageContext) -> StageResult:
+    """Draw, measure, and write `evaluation.json` and `samples.png`.
+
+    With an exported file, images are drawn by onnxruntime from it and `size_bytes` is the file's; with a packed file, by the
+    model that it holds, and `size_bytes` is the file's; else by the model, with the bytes of its plain tensors.
+
+    Raises:
+        ValueError: model, classifier, file and data do not fit together.
+    """
+    settings = context.settings
+    assert isinstance(settings, DiffusionSettings)
+    device = prepare_process(context)
+    data = load_stage_data(context)
+    bundle = receive_model(context, data, takes="denoising")
+    classifier = receive_model(context, data, port="classifier").model.to(device)
+    predict, size_bytes, size_of = _subject(bundle, context, device=device)
+    begin = time.monotonic()
+    images = sample_images(
+        predict,
+        scheduler=bundle.model.scheduler,
+        shape=data.input_spec.shape,
+        num_images=settings.num_samples,
+        num_steps=settings.num_steps,
+        sampler=settings.sampler,
+        seed=context.seed,
+        batch_size=settings.batch_size,
+        device=device,
+        on_step=context.check_cancelled,
+    )
+    seconds = time.monotonic() - begin
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError("evaluate.diffusion: the model drew images that hold NaN or infinity")
+    real = _split_features(classifier, data.train, device=device)
+    metrics: dict[str, Any] = {
+        "frechet_distance": frechet_distance(features_of(classifier, images, device=device), real),
+        "frechet_distance_real": frechet_distance(_split_features(classifier, data.test, device=device), real),
+        "noise_mse": task_of(bundle).evaluate(bundle.model.to(device), data.test, device=device).value,
+        "num_samples": settings.num_samples,
+        "num_steps": settings.num_steps,
+        **measure_model(bundle),
+        "size_bytes": size_bytes,
+    }
+    write_grid(images, context.output / GRID_FILE, spec=data.input_spec, side=settings.grid_side)
+    description = {
+        "format": 1,
+        "metrics": metrics,
+        "data": settings.data.identity(),
+        "architecture": bundle.architecture.name,
+        "transforms": [spec.name for spec in bundle.transforms],
+        "size_of": size_of,
+        "sampler": settings.sampler,
+        "seed": context.seed,
+        "classifier": model_digest(context.input("classifier")),
+    }
+    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    (context.output / "evaluation.json").write_text(text, encoding="utf-8")
+    return StageResult(metrics=metrics, measurements={"seconds_per_image": seconds / settings.num_samples})
+
+
+def features_of(classifier: nn.Module, images: Tensor, *, device: str | torch.device = "cpu", batch_size: int = 256) -> Tensor:
+    """What the classifier's last linear layer sees of each image, (N, F).
+
+    Raises:
+        ValueError: the classifier has no linear layer that sees one vector for each image.
+    """
+    seen: list[Tensor] = []
+    layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("evaluate.diffusion: the classifier has no linear layer whose inputs could be features")
+    handle = layers[-1].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0].cpu()))
+    try:
+        with torch.no_grad():
+            for part in torch.split(images, batch_size):
+                classifier(part.to(device))
+    finally:
+        handle.remove()
+    features = torch.cat(seen)
+    if features.ndim != 2 or len(features) != len(images):
+        raise ValueError(
+            f"evaluate.diffusion: the classifier's last linear layer sees {tuple(features.shape)} for {len(images)} images; "
+            "expected one vector for each"
+        )
+    return features
+
+
+def write_grid(images: Tensor, path: Path, *, spec: InputSpec, side: int) -> None:
+    """Write the first side * side images as one PNG, row by row, a dark line between them."""
+    from PIL import Image
+
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (spec.mean, spec.std))
+    pixels = ((images[: side * side] * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    factor = max(1, -(-MIN_SIDE // spec.height))
+    pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    pixels = pixels if spec.channels == 3 else pixels[:, :1].expand(-1, 3, -1, -1)
+    _, _, height, width = pixels.shape
+    canvas = torch.full((3, side * (height + 1) + 1, side * (width + 1) + 1), 64, dtype=torch.uint8)
+    for number, image in enumerate(pixels):
+        top, left = number // side * (height + 1) + 1, number % side * (width + 1) + 1
+        canvas[:, top : top + height, left : left + width] = image
+    Image.fromarray(canvas.permute(1, 2, 0).numpy()).save(path, optimize=True)
+
+
+def _split_features(classifier: nn.Module, split: Split, *, device: torch.device) -> Tensor:
+    return torch.cat([features_of(classifier, batch.images, device=device) for batch in split.batches(batch_size=256)])
+
+
+def _subject(bundle: ModelBundle, context: StageContext, *, device: torch.device) -> tuple[Predict, int, str]:
+    """What draws, the bytes that it takes, and of which kind of file these are."""
+    exported, packed = context.optional_input("exported"), context.optional_input("packed")
+    if exported is not None and packed is not None:
+        raise ValueError("evaluate.diffusion: both `exported` and `packed` are connected; one evaluation is of one file")
+    if exported is not None:
+        path = _file_of_this_model(exported, context)
+        if not json.loads(exported.file("export.json").read_text(encoding="utf-8"))["dynamic_batch"]:
+            raise ValueError("evaluate.diffusion: the exported file takes one image at a time; export with dynamic_batch")
+        session = open_session(path, num_threads=context.num_threads)
+        return lambda images, timesteps: run_session(session, images.cpu(), timesteps.cpu()), path.stat().st_size, "onnx"
+    if packed is not None:
+        path = _file_of_this_model(packed, context)
+        return load_packed(path).to(device), path.stat().st_size, "packed"
+    plain = fold_bundle(bundle)
+    folder = context.scratch / "plain"
+    save_bundle(ModelBundle(architecture=bundle.architecture, model=plain), folder)
+    return plain.to(device), (folder / WEIGHTS_FILE).stat().st_size, "safetensors"
+
+
+def _file_of_this_model(exported: Artifact, context: StageContext) -> Path:
+    written = json.loads(exported.file("export.json").read_text(encoding="utf-8"))
+    if written.get("source_digest") != model_digest(context.input("model")):
+        raise ValueError("evaluate.diffusion: the file is that of another model; connect the export of this model")
+    return exported.file(written["file"])

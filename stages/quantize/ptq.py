@@ -1,0 +1,74 @@
+"""The stage `quantize.ptq`: rounding to 2^bits levels with bounds from calibration images, without training.
+
+A denoiser sees other inputs at each timestep: much noise at one end, an image at the other. Its calibration images are
+therefore spread evenly over the timesteps of its schedule, with the node's seed, and the bounds of a layer's input can be kept
+apart for groups of neighbouring timesteps.
+
+Source: bounds of least squared error, ours; calibration over timesteps: Shang et al. 2022, arXiv 2211.15736 (PTQ4DM), and
+Li et al. 2023, arXiv 2302.04304 (Q-Diffusion); bounds by group of timesteps: So et al. 2023, arXiv 2306.02316 (TDQ), there
+learned by a network.
+"""
+
+from __future__ import annotations
+
+from stages.contract import StageContext, StageResult
+from stages.data.base import load_stage_data
+from stages.models.bundle import WEIGHTS_FILE, save_bundle
+from stages.models.layer_table import save_layers
+from stages.models.measures import measure_model
+from stages.ops.seeds import derive_seed
+from stages.quantize.layers import attach_quantizers, choose_layers
+from stages.quantize.settings import PTQSettings
+from stages.quantize.training import grid_metrics
+from stages.training.model_artifact import receive_model
+from stages.training.seeding import prepare_process
+from stages.training.tasks.base import task_of
+
+
+def run(context: StageContext) -> StageResult:
+    """Quantize the input model and measure it; the output carries its quantizers.
+
+    Raises:
+        ValueError: a layer cannot be quantized, the model carries quantizers already, or a setting does not fit the model.
+    """
+    prepare_process(context)
+    settings = context.settings
+    assert isinstance(settings, PTQSettings)
+    data = load_stage_data(context)
+    bundle = receive_model(context, data, takes=None)
+    task = task_of(bundle)
+    size = min(settings.calibration_samples, data.train.num_samples)
+    order = derive_seed(context.seed, "calibration")
+    images = next(iter(data.train.batches(batch_size=size, shuffle_seed=order))).images
+    example = task.inputs(bundle.model, images, seed=context.seed)
+    layers = choose_layers(
+        bundle.model,
+        [part[:2] for part in example],
+        weight_bits=settings.weight_bits,
+        activation_bits=settings.activation_bits,
+        layer_bits=settings.layer_bits,
+        unquantized_layers=settings.unquantized_layers,
+        end_layers=settings.end_layers,
+        form=settings.form,
+    )
+    before = task.evaluate(bundle.model, data.test)
+    bundle = attach_quantizers(
+        bundle,
+        example,
+        layers=layers,
+        freezes=False,
+        bounds_init="calibrated",
+        timestep_groups=settings.timestep_groups,
+        trains=False,
+    )
+    save_bundle(bundle, context.output)
+    save_layers(bundle, context.output)
+    return StageResult(
+        metrics={
+            **task.evaluate(bundle.model, data.test).metrics,
+            **measure_model(bundle),
+            "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
+            f"initial_{before.metric}": before.value,
+            **grid_metrics(bundle),
+        }
+    )
