@@ -20,6 +20,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import now_text
+from orchestrator.store.parallel import in_parallel
 
 GC_LEASE = "gc"
 LONGEST_WAIT_S = 600.0
@@ -76,17 +77,19 @@ class Claims:
 
     def used(self, *, within_s: float, tidy: bool = True) -> set[str]:
         """Digests that were claimed in the last `within_s` seconds; `tidy` removes older claims."""
-        found = set()
-        for digest in list(self.store.list(_USED)):
+
+        def look(digest: str) -> bool:
             path = f"{_USED}/{digest}"
             entry = self.store.read(path)
-            if entry is None:
-                continue
-            if _age_s(entry.data) < within_s:
-                found.add(digest)
-            elif tidy:
+            if entry is not None and _age_s(entry.data) < within_s:
+                return True
+            if entry is not None and tidy:
                 self.store.delete(path, version=entry.version)
-        return found
+            return False
+
+        claimed = list(self.store.list(_USED))
+        answers = in_parallel(look, claimed, width=self.store.width)
+        return {digest for digest, is_young in zip(claimed, answers, strict=True) if is_young}
 
     def is_used(self, digest: str, *, within_s: float) -> bool:
         """Whether the blob was claimed in the last `within_s` seconds; asks for its claim, so that no listing can hide it."""

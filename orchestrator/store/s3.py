@@ -44,7 +44,7 @@ class S3Store:
         self.cache_folder = cache_folder()
         self.cache = BlobCache(self.cache_folder)
         self._work = self.cache_folder / "work" / hashlib.blake2b(self.url.encode(), digest_size=8).hexdigest()
-        self._many = ManyObjects(self.client, lambda: self._seen, read=self.read, width=self.width)
+        self._many = ManyObjects(self.client, lambda: self._seen, is_removed=_is_removed, width=self.width)
         self._logs = Logs(self.client, self._work / "logs", has_conditions=lambda: self.promises.is_safe)
 
     @cached_property
@@ -126,9 +126,13 @@ class S3Store:
         return True
 
     def list(self, prefix: str) -> Iterator[str]:
-        for found in self.client.list(f"{prefix}/"):
-            if found.size_bytes != _REMOVED_BYTES or self.read(f"{prefix}/{found.name}") is not None:
-                yield found.name
+        for page in self.client.pages(f"{prefix}/"):
+            doubtful = {f"{prefix}/{found.name}": found for found in page.listed if found.size_bytes == _REMOVED_BYTES}
+            standing = dict(self._many.contents(doubtful))
+            for found in page.listed:
+                path = f"{prefix}/{found.name}"
+                if path not in doubtful or path in standing:
+                    yield found.name
 
     # Logs
 

@@ -5,7 +5,7 @@ that what this machine has seen before is not fetched again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from orchestrator.store.base import Entry
@@ -16,16 +16,16 @@ from orchestrator.store.seen import SeenObjects
 WORTH_A_PAGE = 24
 """A page of a listing (up to 1,000 names) costs about as much as so many requests that are made at once."""
 
-Read = Callable[[str], Entry | None]
-
 
 class ManyObjects:
-    """Objects of one store. `read` is a request for one, of which `width` are worth making at once."""
+    """Objects of one store, `width` requests at once. `is_removed` tells content that marks an object as gone."""
 
-    def __init__(self, client: S3Client, seen: Callable[[], SeenObjects], *, read: Read, width: int) -> None:
+    def __init__(
+        self, client: S3Client, seen: Callable[[], SeenObjects], *, is_removed: Callable[[bytes], bool], width: int
+    ) -> None:
         self._client = client
         self._seen = seen
-        self._read = read
+        self._is_removed = is_removed
         self._width = width
 
     def read_many(self, paths: Iterable[str]) -> dict[str, Entry]:
@@ -39,13 +39,13 @@ class ManyObjects:
         for shown, unsure in in_parallel(lambda item: self._look(*item), large, width=self._width):
             listed |= shown
             asked |= unsure
-        return dict(self._contents(listed, asked))
+        return dict(self.contents(listed, asked))
 
     def read_below(self, folder: str, file: str) -> Iterator[tuple[str, Entry]]:
         """(name, content) of every `folder/<name>/file`, a page of the listing at a time."""
         for page in self._client.pages(f"{folder}/", is_deep=True):
             found = {f"{folder}/{each.name}": each for each in page.listed if each.name.partition("/")[2] == file}
-            for path, entry in self._contents(found, ()):
+            for path, entry in self.contents(found):
                 yield path[len(folder) + 1 : -len(file) - 1], entry
 
     def which_blobs(self, sizes: dict[str, set[tuple[str, int]]], has: Callable[[str, int], bool]) -> set[tuple[str, int]]:
@@ -75,16 +75,21 @@ class ManyObjects:
                 break
         return shown, {path for path in wanted - shown.keys() if path > last or not is_ordered}
 
-    def _contents(self, listed: dict[str, Listed], asked: Iterable[str]) -> Iterator[tuple[str, Entry]]:
+    def contents(self, listed: Mapping[str, Listed], asked: Iterable[str] = ()) -> Iterator[tuple[str, Entry]]:
+        """(path, content) of what a listing has shown, by path, and of what is to be asked for, as far as it stands.
+
+        Marks of what was removed are remembered too: some servers keep one for each lease that was ever held.
+        """
         seen = self._seen()
         absent = list(asked)
         for path, found in listed.items():
             data = seen.find(path, found.version)
-            if data is not None and len(data) == found.size_bytes:
-                yield path, Entry(data, found.version, found.age_s)
-            else:
+            if data is None or len(data) != found.size_bytes:
                 absent.append(path)
-        for path, entry in zip(absent, in_parallel(self._read, absent, width=self._width), strict=True):
+            elif not self._is_removed(data):
+                yield path, Entry(data, found.version, found.age_s)
+        for path, entry in zip(absent, in_parallel(self._client.get, absent, width=self._width), strict=True):
             if entry is not None:
                 seen.remember(path, entry.version, entry.data)
-                yield path, entry
+                if not self._is_removed(entry.data):
+                    yield path, entry

@@ -16,6 +16,7 @@ from orchestrator.store.artifacts import record_path
 from orchestrator.store.base import Store, open_store
 from orchestrator.store.blobs import digest_bytes
 from orchestrator.store.s3_client import Page, S3Client
+from orchestrator.store.s3_probe import Promises
 
 NUM_NODES = 30
 WIDE = "version: 1\nname: wide\nnodes:\n  a: {{stage: probe.echo, foreach: {{value: [{values}]}}}}\n"
@@ -184,3 +185,19 @@ def test_a_listing_is_given_up_where_few_of_its_names_are_asked_for(moto: Server
     requests.clear()
     assert set(store.read_many(paths)) == set(paths)
     assert requests == ["list_objects_v2"] * 4
+
+
+def test_marks_of_what_was_removed_are_read_at_once_and_only_once(moto: Server, place: str, requests: list[str]) -> None:
+    """A server that cannot delete by version (Ceph) keeps a mark for every lease that was ever held."""
+    store = open_store(place)
+    store.promises = Promises(creates_once=True, replaces_by_version=True, deletes_by_version=False)
+    for number in range(5):
+        version = store.create(f"leases/{number}", b"held")
+        assert number == 0 or store.delete(f"leases/{number}", version=version)
+    store.create("leases/other", b"x" * 54)  # as long as a mark
+    for expected in (5, 0):
+        del requests[:]
+        assert sorted(store.list("leases")) == ["0", "other"]
+        assert requests.count("get_object") == expected
+    assert store.create("leases/1", b"held again") is not None
+    assert sorted(store.list("leases")) == ["0", "1", "other"]
