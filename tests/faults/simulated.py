@@ -291,6 +291,8 @@ class SimulatedStore:
         return bytes(self.world.logs.get(path, b"")[offset:])
 
     def log_file(self, path: str) -> Any:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "log").touch()
         return nullcontext(self.folder / "log")
 
     def list(self, prefix: str) -> Iterator[str]:
