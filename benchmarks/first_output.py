@@ -71,7 +71,12 @@ def main() -> int:
     ours = [sys.executable, "-m", "orchestrator"]
     missed = []
     with tempfile.TemporaryDirectory(prefix="first-output-") as folder:
-        subprocess.run([*ours, "submit", WORKFLOW, "--smoke", "--executor", "inline", "-q"], cwd=folder, check=True)
+        subprocess.run(
+            [*ours, "submit", WORKFLOW, "--smoke", "--executor", "inline", "-q"],
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         for on_terminal in (True, False):
             head = ("on a terminal" if on_terminal else "in a pipe", "first byte ms: median, min, max", "python", "CPU ms")
             print(f"{head[0]:<24}{head[1]:>34}{head[2]:>9}{head[3]:>9}")
