@@ -79,7 +79,7 @@ class _HasGlobalOptions(click.Command):
             self.format_commands(ctx, formatter)
         if ctx.parent is not None:
             formatter.write_paragraph()
-            formatter.write_text("Also: --store, --profile, --json, -q, -v, --no-color, --log-file (orchestrator --help)")
+            formatter.write_text("Also --store --profile --json -q -v --no-color --log-file: orchestrator --help")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         if self.example:
