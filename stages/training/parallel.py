@@ -126,7 +126,7 @@ def _exchange(message: Callable[..., Any], tensor: Tensor, **options: Any) -> No
     try:
         message(tensor, **options)
     except RuntimeError as error:
-        raise WorkersLost(f"lost the other processes: {' '.join(str(error).split())}") from error
+        raise WorkersLost("lost one of the processes that train together: it died, or its machine cannot be reached") from error
 
 
 def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

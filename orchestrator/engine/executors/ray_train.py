@@ -194,7 +194,7 @@ def _meeting(device: Any) -> Callable[[bool], bool]:
         try:
             distributed.broadcast(answer, src=0)
         except RuntimeError as error:
-            raise WorkersLost(f"lost the other workers: {error}") from error
+            raise WorkersLost("lost one of the workers before the stage began") from error
         return bool(answer)
 
     return meet

@@ -243,3 +243,24 @@ def test_packing_refuses_what_would_have_no_effect():
     ]:
         with pytest.raises(ValueError, match=message):
             PackSettings(data=data)
+
+
+@pytest.mark.xdist_group("s3-moto")
+def test_two_workers_stream_a_bucket_each_image_once_and_go_on_where_they_were(folder):
+    """As data-parallel training reads: an image that comes twice or never, or others after a stop, would go unnoticed."""
+    server = started("moto")
+    prefix, client = uuid.uuid4().hex, server.client()
+    for path in (folder / "packed" / "output").iterdir():
+        client.upload_file(str(path), BUCKET, f"{prefix}/{path.name}")
+    with environment(server.variables):
+        shares = []
+        for rank in (0, 1):
+            train = load_dataset(data_of(folder, path=f"s3://{BUCKET}/{prefix}")).train
+            whole, rest = (
+                list(train.batches(batch_size=8, shuffle_seed=4, first_batch=first, rank=rank, world_size=2))
+                for first in (0, 2)
+            )
+            assert [len(batch.images) for batch in whole] == [8, 8, 8, 6]
+            assert all(torch.equal(late.images, early.images) for late, early in zip(rest, whole[2:], strict=True))
+            shares.append(numbers_in(train, batch_size=8, shuffle_seed=4, rank=rank, world_size=2))
+    assert sorted(number for share in shares for batch in share for number in batch) == list(range(60))
