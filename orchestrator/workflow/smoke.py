@@ -25,7 +25,7 @@ NUM_TRIALS = 2
 MAX_COMBINATIONS = 200
 _SMALL = {
     "batch_size": 32, "calibration_samples": 32, "verify_samples": 8, "latency_seconds": 0.05, "batch_sizes": [1, 8],
-    "min_agreement": 0.0,
+    "min_agreement": 0.0, "accumulate_steps": 1,
 }  # fmt: skip
 """What other settings become where a stage has them. An untrained model agrees with nothing, so no agreement is asked."""
 _DATA: TypeAdapter[DataSource] = TypeAdapter(DataSettings)
@@ -90,6 +90,10 @@ def _of_node(node: Node, spec: StageSpec, *, varied: Mapping[str, Sequence[Any]]
     if "epochs" in fields and "epochs" not in varied:
         asked = node.params.get("epochs", fields["epochs"].get_default())
         changes["epochs"] = _fewest_epochs(spec, {**node.params, **changes}, varied, asked)
+    if node.params.get("precision") == "float16":  # needs a GPU
+        changes["precision"] = "bfloat16"
+    if node.params.get("compile"):  # takes minutes
+        changes["compile"] = False
     for name, value in changes.items():
         yield f"params.{name}={_text(value)}"
     if node.resources != Resources():  # this machine may have nothing of what they ask for

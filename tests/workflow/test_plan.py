@@ -14,6 +14,7 @@ from orchestrator.workflow.check import check_workflow
 from orchestrator.workflow.explain import Explainer
 from orchestrator.workflow.load import load_text
 from orchestrator.workflow.plan import Plan, Selection, Status
+from orchestrator.workflow.smoke import smoke_overrides
 
 CHAIN = """
 version: 1
@@ -305,3 +306,21 @@ def test_workers_that_cannot_share_a_batch_are_refused_before_anything_runs(plan
     with pytest.raises(PlanError, match='node "train": batch_size 64 cannot be shared equally by 3 workers'):
         plan_text(text)
     assert plan_text(text.replace("workers: 3", "workers: 4")).nodes["train"].identity["workers"] == 4
+
+
+def test_a_smoke_run_asks_for_no_gpu_no_compiler_and_no_other_worker(plan_text):
+    """What is tried out on a laptop before it goes to a cluster must run there."""
+    text = """
+        version: 1
+        name: w
+        nodes:
+          train:
+            stage: pretrain.classifier
+            params: {model: cnn_micro, data: digits, batch_size: 512, accumulate_steps: 64, precision: float16, compile: true}
+            resources: {workers: 8, gpus: 1}
+    """
+    checked = check_workflow(load_text(textwrap.dedent(text), file="w.yaml"))
+    node = plan_text(text, overrides=smoke_overrides(checked)).nodes["train"]
+    settings = node.settings
+    assert (settings.batch_size, settings.accumulate_steps, settings.precision, settings.compile) == (32, 1, "bfloat16", False)
+    assert (node.asked.resources.workers, node.asked.resources.gpus) == (1, 0)
