@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from stages.contract import StageSpec
-from stages.data.settings import DATA_PORT
+from stages.contract import StageSettings, StageSpec
+from stages.data.file_digests import combined_digest, file_digests
+from stages.data.settings import DATA_PORT, DataSettings
+from stages.data.source import LOCATION
+from stages.models.diffusion_folder import find_pipeline
 from stages.training.settings import DENOISER_METRICS, SHAPE_METRICS, CompiledTrainingSettings
 
 TINY_DENOISER: Mapping[str, Any] = {
@@ -49,6 +53,41 @@ class DiffusionSettings(CompiledTrainingSettings):
     evaluate_every_epochs: int = Field(10, ge=1, description="epochs between measurements on the test images in history.json")
 
 
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+class LoadDiffusionSettings(StageSettings):
+    """Take a denoiser as it is, and measure it; nothing is trained."""
+
+    data: DataSettings
+    pipeline: Annotated[str, AfterValidator(_absolute)] | None = Field(
+        None,
+        description="folder that diffusers' save_pretrained wrote of an unconditional pipeline (UNet2DModel or "
+        "DiTTransformer2DModel). Its content is in the key, not its place",
+        json_schema_extra=LOCATION,
+    )
+    model: str | None = Field(None, description="in place of a pipeline: a model of pretrain.diffusion, with initial weights")
+    model_args: Mapping[str, JsonValue] = Field(default_factory=dict, description="with `model`: arguments of its network")
+    num_timesteps: int = Field(1000, ge=2, le=100_000, description="with `model`: timesteps of its noise schedule")
+    noise_schedule: Literal["linear", "cosine"] = Field("cosine", description="with `model`: how noise grows with timesteps")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.pipeline is None) == (self.model is None):
+            raise ValueError("set one of pipeline (a folder of diffusers) and model (initial weights)")
+        if self.pipeline is not None and self.model_fields_set & {"model_args", "num_timesteps", "noise_schedule"}:
+            raise ValueError("a pipeline brings its own network and noise schedule; leave these settings out")
+        return self
+
+    def data_identity(self) -> str | None:
+        if self.pipeline is None:
+            return self.data.identity()
+        root = Path(self.pipeline)
+        found = file_digests(root, find_pipeline(root).files)
+        return f"{self.data.identity()};pipeline:{combined_digest(found)}"
+
+
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="pretrain.diffusion",
@@ -65,5 +104,17 @@ STAGES: tuple[StageSpec, ...] = (
         forecast="stages.pretrain.forecast:diffusion",
         forecast_metrics=SHAPE_METRICS,
         data_parallel=True,
+    ),
+    StageSpec(
+        name="pretrain.load_diffusion",
+        version=1,
+        summary="Take the denoiser of a diffusers pipeline folder, or one with initial weights, and measure it",
+        settings=LoadDiffusionSettings,
+        implementation="stages.pretrain.diffusion_load:load_diffusion",
+        output="model",
+        inputs=DATA_PORT,
+        metrics=DENOISER_METRICS,
+        source="none: carries no method; folders as diffusers' save_pretrained writes them",
+        example={name: TINY_DENOISER[name] for name in ("model", "model_args", "data")},
     ),
 )

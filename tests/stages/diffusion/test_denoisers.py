@@ -17,6 +17,8 @@ from stages.models.bundle import build_bundle, load_bundle, save_bundle
 from stages.models.denoisers import find_denoiser
 from stages.models.zoo import Architecture, find_architecture
 from stages.ops.input_spec import InputSpec
+from stages.pretrain.diffusion_load import load_diffusion
+from stages.pretrain.diffusion_settings import LoadDiffusionSettings
 from stages.training.settings import TrainingSettings
 from stages.training.tasks.base import find_task
 from stages.training.tasks.denoising import TASK
@@ -138,3 +140,63 @@ def test_digits_come_larger_and_between_minus_one_and_one(size, scaling):
         assert float(data.train.images.max()) == 1
     else:
         assert source.identity() == DigitsData().identity()
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """A pipeline of diffusers with random weights, as its users save it."""
+    import diffusers
+
+    network = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
+    scheduler = diffusers.DDPMScheduler(num_train_timesteps=50, beta_schedule="linear", prediction_type="v_prediction")
+    found = diffusers.DDPMPipeline(unet=network, scheduler=scheduler)
+    found.save_pretrained(tmp_path / "pipeline")
+    return found, tmp_path / "pipeline"
+
+
+def test_the_denoiser_of_a_diffusers_pipeline_becomes_a_model(pipeline, tmp_path):
+    original, folder = pipeline
+    settings = LoadDiffusionSettings(data=DIGITS, pipeline=str(folder))
+    result = load_diffusion(context_in(tmp_path, settings))
+    bundle = load_bundle(artifact_of(tmp_path / "output"))
+    images, timesteps = torch.randn(2, 1, 8, 8), torch.tensor([3, 40])
+    with torch.no_grad():
+        expected = original.unet.eval()(images, timesteps).sample
+        assert torch.allclose(bundle.model(images, timesteps), expected, atol=1e-6)
+    assert bundle.model.scheduler.config.num_train_timesteps == 50
+    assert bundle.model.scheduler.config.prediction_type == "v_prediction"
+    assert result.metrics["noise_mse"] > 0
+    before = settings.data_identity()
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert LoadDiffusionSettings(data=DIGITS, pipeline=str(moved)).data_identity() == before
+
+
+def test_a_pipeline_that_does_not_fit_or_could_run_code_is_refused(pipeline, tmp_path):
+    _, folder = pipeline
+    large = LoadDiffusionSettings(data={**DIGITS, "size": 16}, pipeline=str(folder))
+    with pytest.raises(ValueError, match=r"1 channels of 8x8.*data have 1 of 16x16"):
+        load_diffusion(context_in(tmp_path / "large", large))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"there is no unet/diffusion_pytorch_model\.safetensors or"):
+        LoadDiffusionSettings(data=DIGITS, pipeline=str(folder)).data_identity()
+    ran = tmp_path / "ran"
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(ran).encode() + b"'\ntR.")
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.bin"):
+        load_diffusion(context_in(tmp_path / "bin", LoadDiffusionSettings(data=DIGITS, pipeline=str(folder))))
+    assert not ran.exists()
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="its unet is a UNet2DConditionModel; supported: UNet2DModel"):
+        load_diffusion(context_in(tmp_path / "text", LoadDiffusionSettings(data=DIGITS, pipeline=str(folder))))
+    with pytest.raises(ValidationError, match="set one of pipeline"):
+        LoadDiffusionSettings(data=DIGITS)
