@@ -265,11 +265,23 @@ def drive_recorded(run: str, *, workspace: Workspace, place: RayPlace, watcher: 
         except OrchestratorError as error:
             ledger.write(run, [{"type": "run_finished", "state": "failed", "seconds": 0.0, "error": error.message}])
             raise
+        _note_what_is_there_by_now(plan, request, run, ledger)
         options = options_recorded(request)
         return _drive(plan, run, workspace, leases, "ray", options, watcher, place, provenance=request.get("provenance"))
     finally:
         with suppress(StoreError):
             leases.close()
+
+
+def _note_what_is_there_by_now(plan: Plan, request: Mapping[str, Any], run: str, ledger: Ledger) -> None:
+    """Between its record and its driver another run may have made nodes of this one: they are hits, not left out."""
+    asked = {label: status for label, _, _, _, status, *_ in request["plan"]}
+    rows = [
+        [node.label, node.node, node.spec.name, node.key, node.status.value]
+        for node in plan.nodes.values() if asked.get(node.label, node.status.value) != node.status.value
+    ]  # fmt: skip
+    if rows:
+        ledger.write(run, [{"type": "nodes_added", "nodes": rows}])
 
 
 def _drive(

@@ -69,6 +69,16 @@ def test_the_same_submit_again_attaches_and_a_finished_one_asks_nothing(cli: Cli
     assert (answer.code, len(stub.headers)) == (0, asked)
 
 
+def test_what_another_run_made_before_the_job_began_is_a_hit(cli: Cli, stub: ClusterStub) -> None:
+    """Else the run is done, and its status tells of nodes that were never started."""
+    assert cli("submit", "chain.yaml", "--address", stub.url, "--detach").code == 0
+    assert cli("submit", "chain.yaml", "--executor", "inline").code == 0
+    (job,) = stub.jobs
+    result = api.drive_recorded(job, workspace=api.open_workspace(), place=api.RayPlace(address="no-head:1"))
+    assert result.state.value == "done"
+    assert {node.state for node in api.status(job, workspace=api.open_workspace()).nodes.values()} == {"hit"}
+
+
 def test_a_lost_answer_to_a_submission_begins_one_job(cli: Cli, stub: ClusterStub) -> None:
     """The request arrived and its answer did not: the job is there under the run's id."""
     stub.loses_answers = True

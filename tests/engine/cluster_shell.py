@@ -60,6 +60,19 @@ class Cluster:
 
     def restart(self, name: str, **options: Any) -> None:
         self.raylets = {name: self.tell("restart", name, options)["raylet"]}
+        self.wait_until(self.answers)
+
+    def restart_head(self) -> None:
+        self.raylets["head"] = self.tell("restart_head", "head")["raylet"]
+        self.wait_until(self.answers)
+
+    def answers(self) -> bool:
+        """Whether its head may be asked over HTTP: that part of it begins last."""
+        try:
+            urllib.request.urlopen(f"{self.url}/api/authentication_mode", timeout=20).close()
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -98,6 +111,10 @@ class Cluster:
 
     def status(self, run: str) -> api.RunStatus:
         return api.status(run, workspace=self.workspace)
+
+    def happened(self, run: str) -> list[str]:
+        """The types of a run's events, in their order."""
+        return [event["type"] for event in self.workspace.ledger.events(run)[0]]
 
     def holder(self, name: str) -> int:
         """The process that holds a lease; 0 where nobody does."""

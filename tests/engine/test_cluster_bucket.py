@@ -106,7 +106,7 @@ def test_each_machine_fetches_a_file_once_and_its_maker_never(cluster: Cluster, 
 
 def test_a_run_outlives_the_control_store_of_its_cluster(cluster: Cluster) -> None:
     """With Redis behind it, Ray's control store may be killed and begun again: nothing is lost, and no attempt is repeated."""
-    run = cluster.detached(LONG.replace("SECONDS", "8"))
+    run = cluster.detached(LONG.replace("SECONDS", "5"))
     cluster.wait_until(lambda: cluster.status(run).nodes["a"].state == "running")
     cluster.tell("kill_control_store")
     cluster.tell("start_control_store")
@@ -117,10 +117,10 @@ def test_a_run_outlives_the_control_store_of_its_cluster(cluster: Cluster) -> No
 
 def test_after_the_death_of_its_heads_machine_a_run_goes_on_on_the_workers_that_stayed(cluster: Cluster) -> None:
     """A run's driver is on the head, and is lost with it; the head that comes back has its workers, and the store the work."""
-    text = LONG.replace("SECONDS", "12")
+    text = LONG.replace("SECONDS", "9")
     run = cluster.detached(text)
     cluster.wait_until(lambda: any(line["step"] > 20 for line in _progress(cluster, run)))
-    cluster.raylets["head"] = cluster.tell("restart_head")["raylet"]
+    cluster.restart_head()
     cluster.wait_until(lambda: cluster.status(run).state == "interrupted")
     code, said = cluster.submit(text, "--address", cluster.url)
     assert code == 0, said

@@ -98,7 +98,7 @@ def test_an_interpreter_that_is_not_there_is_told_with_the_end_of_the_jobs_log(c
 def test_a_run_is_watched_shared_and_cancelled_from_other_shells(cluster: Cluster) -> None:
     """The terminal that submitted may be closed; the same submit again attaches to the run instead of beginning another.
 
-    Meanwhile each stage is on a machine that has what it asks for: its resource, or its part of two GPUs.
+    They read the store, without a token. Each stage is on a machine that has what it asks for: its resource, its part of a GPU.
     """
     run = cluster.detached(PLACED)
     assert cluster.detached(PLACED) == run
@@ -109,14 +109,14 @@ def test_a_run_is_watched_shared_and_cancelled_from_other_shells(cluster: Cluste
 
     on_big = dict.fromkeys(("half", "other_half", "whole"), "big")
     cluster.wait_until(lambda: machines() == {"spare": "spare", **on_big})
-    code, said = cluster.call("status", run)
+    code, said = cluster.call("status", run, token=None)
     assert code == 0
     assert "running" in said
-    code, said = cluster.call("wait", run, "--timeout", "1s")
+    code, said = cluster.call("wait", run, "--timeout", "1s", token=None)
     assert code == 124
-    code, said = cluster.call("cancel", run)
+    code, said = cluster.call("cancel", run, token=None)
     assert (code, cluster.status(run).state) == (0, "cancelled"), said
-    assert cluster.call("wait", run)[0] == 130
+    assert cluster.call("wait", run, token=None)[0] == 130
 
 
 @slow
@@ -201,25 +201,24 @@ def test_what_no_machine_of_the_cluster_offers_is_refused(cluster: Cluster) -> N
 def test_nodes_come_and_go_while_a_run_goes_on(cluster: Cluster) -> None:
     """A stage whose machine is lost goes on on another one, from what it had saved; a new machine is used."""
     cluster.add("doomed", num_cpus=1, resources={"shaky": 1})
-    run = cluster.detached(LONG.replace("CUSTOM", "shaky").replace("30", "12"))
+    run = cluster.detached(LONG.replace("CUSTOM", "shaky").replace("30", "9"))
     cluster.wait_until(lambda: cluster.status(run).nodes["a"].state == "running")
     cluster.wait_until(lambda: cluster.has_saved(run, "a"))
     cluster.kill("doomed")
-    cluster.wait_until(lambda: cluster.status(run).nodes["a"].state == "retrying")
+    cluster.wait_until(lambda: "attempt_failed" in cluster.happened(run))
     cluster.add("heir", num_cpus=1, resources={"shaky": 1})
     assert cluster.call("wait", run)[0] == 0
     node = cluster.status(run).nodes["a"]
     assert node.state == "done"
     assert node.attempt >= 2
     assert node.metrics["num_steps_resumed"] > 0
-    events, _ = cluster.workspace.ledger.events(run)
-    assert "machines_changed" in [event["type"] for event in events]
+    assert "machines_changed" in cluster.happened(run)
 
 
 @slow
 def test_after_the_loss_of_the_whole_cluster_a_new_head_continues(cluster: Cluster) -> None:
     """Without fault tolerance of its head a cluster forgets its jobs; the store does not."""
-    text = LONG.replace("{custom: {CUSTOM: 1}}", "{cpus: 1}").replace("30", "9")
+    text = LONG.replace("{custom: {CUSTOM: 1}}", "{cpus: 1}").replace("30", "7")
     run = cluster.detached(text)
     cluster.wait_until(lambda: cluster.has_saved(run, "a"))
     cluster.restart("second")
