@@ -92,7 +92,7 @@ def test_4_submit_then_ctrl_c_then_resume_loses_at_most_one_checkpoint_interval(
     process = spawn("submit", "nap.yaml", "--executor", "inline")
     wait_until(lambda: last_step() > 25)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     done = last_step()
     answer = cli("resume", "@last", "--json")

@@ -39,7 +39,7 @@ def test_a_cancelled_node_takes_what_needs_it_along_and_nothing_else(cli: Cli) -
     assert answer.code == 0
     assert answer.err.splitlines()[0].endswith("to stop; the rest goes on")
     assert answer.err.splitlines()[1].endswith(": cancelled")
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "CANCEL  wait  asked to stop, with what needs it; the rest goes on" in err
     assert "next: orchestrator submit two.yaml" in err.splitlines()[-1]
@@ -56,7 +56,7 @@ def test_a_cancelled_trial_is_stopped_and_its_search_goes_on(cli: Cli) -> None:
     assert "stops as a whole" in cli("cancel", "@last", "search/t0000/tune").err
     document = cli("cancel", "@last", "search/0", "--json").document
     assert {node["state"] for node in document["run"]["nodes"] if node["label"].startswith("search/t0000/")} == {"cancelled"}
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     trials = cli("sweep", "show", "@last", "--json").document["sweeps"][0]["trials"]
     assert {trial["trial"]: trial["state"] for trial in trials} == {0: "stopped", 1: "done"}
@@ -70,7 +70,7 @@ def test_cancel_by_force_or_detached(cli: Cli) -> None:
     assert (answer.code, answer.out) == (0, "")
     assert "next: orchestrator wait" in answer.err
     assert cli("wait", "@last").code == 130
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 130
 
 
@@ -91,4 +91,4 @@ def test_what_cancel_cannot_mean_is_refused(cli: Cli, flags: list[str], said: st
     assert said in answer.err
     assert "is not running: it is done" in cli("cancel", "@last", "first").err
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
