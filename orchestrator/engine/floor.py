@@ -56,6 +56,7 @@ class Floor:
         self._machines = {name: _Machine(dict(amounts), gpus_of(amounts)) for name, amounts in self.shapes.items()}
         self._with_room: dict[Room, dict[str, None]] = {}
         self._room_of: dict[str, Room] = {}
+        self._places_for: dict[tuple[tuple[str, float], ...], int] = {}
         for name in self._machines:
             self._file(name)
 
@@ -104,7 +105,14 @@ class Floor:
         return f"it asks for {asked}, and there is {offers}"
 
     def places_for(self, wanted: Mapping[str, float]) -> int:
-        """How many such requests the machines hold at once when nothing else runs."""
+        """How many such requests the machines hold at once when nothing else runs. Asked at every turn of a search."""
+        request = tuple(sorted(wanted.items()))
+        if request not in self._places_for:
+            self._places_for[request] = self._count_places(wanted)
+        return self._places_for[request]
+
+    def _count_places(self, wanted: Mapping[str, float]) -> int:
+        """The same, counted."""
         share = wanted.get(GPU, 0.0)
         found = 0
         for shape in self.shapes.values():

@@ -160,7 +160,8 @@ class _Durations:
 
 
 def _refuse_unknown(unknown: Mapping[str, None], nodes: Mapping[str, PlanNode], cluster: ClusterSpec) -> None:
-    strange = [name for name in cluster.seconds if name not in {node.node for node in nodes.values()}]
+    legal = {node.node for node in nodes.values()}
+    strange = [name for name in cluster.seconds if name not in legal]
     if strange:
         names = ", ".join(dict.fromkeys(node.node for node in nodes.values()))
         raise UsageError(

@@ -90,7 +90,8 @@ def _bottleneck(found: Simulation) -> str:
 def _basis(found: Simulation) -> str:
     parts = [plural(found.num_records, "record")] if found.num_records else []
     if found.given:
-        parts.append(f"given seconds of {', '.join(found.given)}")
+        more = f" and {len(found.given) - MAX_SHOWN} more" if len(found.given) > MAX_SHOWN else ""
+        parts.append(f"given seconds of {', '.join(found.given[:MAX_SHOWN])}{more}")
     parts += [f"{plural(number, 'trial')} of {name} drawn evenly, none stopped early" for name, number in found.trials.items()]
     if found.unforeseen:
         parts.append(f"without {', '.join(found.unforeseen)}, which could not be foreseen")
