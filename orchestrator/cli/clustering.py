@@ -139,6 +139,8 @@ def _close_if_driver_is_gone(workspace: api.Workspace, status: RunStatus, jobs: 
         return  # it may come back; the ledger still tells what happens
     if not job.is_over or read_run_status(workspace.store, status.id).state in FINAL_STATES:
         return
+    if not job.status and not workspace.ledger.events(status.id)[0]:
+        return  # recorded, and still being sent by another process
     message = " ".join(job.message.partition(", last available logs")[0].split())
     why = f"its job is {job.status} ({message})" if job.status else "the cluster knows no such job any more"
     workspace.ledger.write(status.id, [{"type": "run_finished", "state": "interrupted", "seconds": 0.0, "error": why}])

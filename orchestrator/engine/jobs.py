@@ -142,7 +142,8 @@ class Jobs:
             content = self._json("GET", "/nodes?view=summary", missing_is={})
             nodes = content.get("data", {}).get("summary") or []
             alive = [node for node in nodes if node.get("raylet", {}).get("state", "ALIVE") == "ALIVE"]
-            if all("hostname" in node for node in alive if _is_head(node)) or time.monotonic() > until_s:
+            has_head = any(_is_head(node) and "hostname" in node for node in alive)
+            if has_head or not content or time.monotonic() > until_s:
                 return alive
             time.sleep(1.0)
 

@@ -20,6 +20,7 @@ class ClusterStub:
         self.hosts = [""]
         self.mode = "token"
         self.loses_answers = False
+        self.beginnings: list[list[dict[str, Any]]] = []  # what is said of the machines before they are known
         self.job_status = "PENDING"
         self.jobs: dict[str, Any] = {}
         self.packages: dict[str, bytes] = {}
@@ -56,11 +57,14 @@ class ClusterStub:
         elif path == "/api/version":
             self._say(request, 200, {"ray_version": self.ray_version})
         elif path.startswith("/nodes"):
-            self._say(request, 200, {"data": {"summary": [self._node(host) for host in self.hosts]}})
+            self._say(request, 200, {"data": {"summary": self.beginnings.pop(0) if self.beginnings else self._nodes()}})
         elif path.startswith("/api/packages/"):
             self._package(request, path.rpartition("/")[2], body)
         else:
             self._job(request, path.removeprefix("/api/jobs/"), body)
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [self._node(host) for host in self.hosts]
 
     def _node(self, host: str) -> dict[str, Any]:
         command = [

@@ -69,6 +69,14 @@ def test_the_same_submit_again_attaches_and_a_finished_one_asks_nothing(cli: Cli
     assert (answer.code, len(stub.headers)) == (0, asked)
 
 
+def test_a_head_that_has_just_begun_is_waited_for(cli: Cli, stub: ClusterStub) -> None:
+    """It answers before it knows itself: its interpreter, and whether other machines are there."""
+    stub.beginnings = [[], [{"raylet": {"isHeadNode": True, "state": "ALIVE"}}]]
+    assert cli("submit", "chain.yaml", "--address", stub.url, "--detach").code == 0
+    (job,) = stub.jobs.values()
+    assert job["entrypoint"].startswith("/opt/bin/python ")
+
+
 def test_what_another_run_made_before_the_job_began_is_a_hit(cli: Cli, stub: ClusterStub) -> None:
     """Else the run is done, and its status tells of nodes that were never started."""
     assert cli("submit", "chain.yaml", "--address", stub.url, "--detach").code == 0
@@ -144,6 +152,20 @@ def test_a_job_that_ends_without_a_word_is_told_with_its_last_lines(cli: Cli, st
     assert "last line" in answer.err
     assert "its job is FAILED (stubbed)" in answer.err
     assert [run.state for run in runs()] == ["interrupted"]
+
+
+def test_a_run_that_another_process_is_still_sending_is_not_taken_for_lost(cli: Cli, stub: ClusterStub, monkeypatch) -> None:
+    """Two submits at the same moment: the second follows a run whose job the cluster has not got yet."""
+    monkeypatch.setattr("orchestrator.cli.clustering.LOOK_AT_JOB_EVERY_S", 0.1)
+    workspace = api.open_workspace()
+    run = api.enqueue(api.plan("chain.yaml", workspace=workspace), workspace=workspace, address=stub.url)
+    stub.job_status = "FAILED"
+    arrival = threading.Timer(1.5, lambda: stub.jobs.update({run: {}}))
+    arrival.start()
+    answer = cli("submit", "chain.yaml", "--address", stub.url)
+    arrival.join()
+    assert "is doing this already" in answer.err
+    assert "its job is FAILED (stubbed)" in answer.err
 
 
 def test_a_run_whose_job_never_begins_is_given_up(cli: Cli, stub: ClusterStub, monkeypatch) -> None:
