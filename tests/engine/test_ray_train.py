@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator import api
 from orchestrator.engine.place import RayPlace
+from orchestrator.engine.run_options import RunOptions
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -109,3 +110,18 @@ def test_a_cancelled_run_stops_all_workers_and_goes_on_from_their_state(workspac
     result = api.submit(plan_text(text), workspace=workspace, place=place, executor="ray")
     ended = next(event for event in workspace.ledger.events(result.run)[0] if event["type"] == "node_done")
     assert ended["resumed"]["step"] > 0
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_give_back_what_they_held(workspace: api.Workspace, plan_text: Any) -> None:
+    """Even while they are being started: what Ray Train has reserved would else be held until the run ends, and block it."""
+    long, short = TRAIN.replace("epochs: 20", "epochs: 2000"), TRAIN.replace("epochs: 20", "epochs: 1")
+    nodes = f"  long: {long[:-1]}, timeout: 1s}}\n  short: {{{short[1:-1]}, needs: []}}\n"
+    result = api.submit(
+        plan_text(f"version: 1\nname: w\nnodes:\n{nodes}"),
+        workspace=workspace,
+        place=RayPlace(num_cpus=2),
+        executor="ray",
+        options=RunOptions(keep_going=True, grace_s=0.0),
+    )
+    assert {label: node.state for label, node in result.status.nodes.items()} == {"long": "failed", "short": "done"}

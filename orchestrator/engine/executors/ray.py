@@ -49,6 +49,7 @@ class _Host:
     began_s: float = 0.0
     ticket: int = 0  # of its present attempt: a cancellation that comes late must not stop the next one
     kill_asked: bool = False
+    group: Any = None  # tells the placement group of several workers, once they have begun
     idle_since_s: float = 0.0
     placed: Any = None  # tells on which machine it is, once it is on one; asked on a Ray of others only
     machine: str = ""
@@ -112,6 +113,9 @@ class RayExecutor:
         if not references:
             time.sleep(timeout_s)
             return []
+        for host, _ in self._busy.values():
+            if host.kill_asked and host.group is not None:
+                self._kill(host)
         try:
             ready, _ = self._ray.wait(references, num_returns=1, timeout=timeout_s)
             if ready and len(references) > 1:
@@ -134,7 +138,20 @@ class RayExecutor:
         for host, work in self._busy.values():
             if work.label == label:
                 host.kill_asked = True
-                self._ray.kill(host.actor, no_restart=True)
+                self._kill(host)
+
+    def _kill(self, host: _Host) -> None:
+        """End a host's process. Several workers that are only being started live on until it is known what they hold."""
+        if host.group is not None and not self._ray.wait([host.group], timeout=0)[0]:
+            return  # `poll` tries again
+        self._ray.kill(host.actor, no_restart=True)
+        self._free_group(host)
+
+    def _free_group(self, host: _Host) -> None:
+        """Give back what several workers held whose host is gone."""
+        if host.group is not None and self._ray.wait([host.group], timeout=0)[0]:
+            with suppress(Exception):  # the host may have died before it knew
+                self._ray.util.remove_placement_group(self._ray.get(host.group))
 
     def close(self) -> None:
         hosts = self._hosts()
@@ -205,6 +222,7 @@ class RayExecutor:
                     ending=Ending.FAILED, error=_first_line(cause), error_type=type(cause).__name__, trace=str(error)
                 )
             self._refuse_if_gone(error)
+            self._free_group(host)
             ending, why = host_loss(error, kill_asked=host.kill_asked)
             return work, Outcome(
                 ending=ending, error=f"lost the stage host: {why}", error_type=type(error).__name__, trace=str(error)
@@ -260,7 +278,13 @@ class RayExecutor:
 
         actor = self._begin(self._actor_class(GangHost), {}, self._store_url, self._run, workers, wanted)
         key = tuple(sorted((name, amount * workers) for name, amount in wanted.items()))
-        return _Host(actor, key, single_use=True, placed=actor.machine.remote() if self._place.address else None)
+        return _Host(
+            actor,
+            key,
+            single_use=True,
+            group=actor.group.remote(),
+            placed=actor.machine.remote() if self._place.address else None,
+        )
 
     def _fits(self, wanted: Amounts) -> bool:
         """Whether all machines together have room beside the hosts that there are; on one machine that decides it."""
@@ -284,7 +308,7 @@ class RayExecutor:
         return self._actor_class(StageHost)
 
     def _actor_class(self, kind: type) -> Any:
-        return self._ray.remote(concurrency_groups={"control": 1}, max_restarts=0, max_task_retries=0)(kind)
+        return self._ray.remote(concurrency_groups={"control": 1, "waiting": 1}, max_restarts=0, max_task_retries=0)(kind)
 
     def _new_actor(self, wanted: Amounts) -> Any:
         return self._begin(self._host_class, wanted, self._store_url, self._run)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -59,6 +60,8 @@ class GangHost:
         self._is_cancelled = False
         self._leaving = Leaving(lambda: True)
         self._told: list[tuple[int, Outcome]] = []
+        self._group: Any = None
+        self._has_begun = threading.Event()
 
     def run(self, work_json: str, ticket: int) -> str:
         """Run one node in all workers; returns what became of it."""
@@ -84,6 +87,18 @@ class GangHost:
     def tell(self, rank: int, outcome_json: str) -> None:
         """A worker's end, told before Train hears of it."""
         self._told.append((rank, Outcome.from_json(outcome_json)))
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def begun(self, group: Any) -> None:
+        """Told by the first worker as it begins: the placement group that holds what all of them have."""
+        self._group = group
+        self._has_begun.set()
+
+    @ray.method(concurrency_group="waiting")  # type: ignore[untyped-decorator]
+    def group(self) -> Any:
+        """The placement group, once the workers have begun. Ray frees it with the job alone, so whoever kills removes it."""
+        self._has_begun.wait()
+        return self._group
 
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     def machine(self) -> str:
@@ -162,6 +177,8 @@ def _work(told: Mapping[str, Any]) -> None:
     rank = context.get_world_rank()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if rank == 0:
+        ray.get(host.begun.remote(ray.util.get_current_placement_group()))
     work = Work.from_json(told["work"])
     share = Share(rank=rank, workers=context.get_world_size(), device=str(device), meet=_meeting(device))
     worker = Worker(
