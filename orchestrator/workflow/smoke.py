@@ -25,7 +25,7 @@ NUM_TRIALS = 2
 MAX_COMBINATIONS = 200
 _SMALL = {
     "batch_size": 32, "calibration_samples": 32, "verify_samples": 8, "latency_seconds": 0.05, "batch_sizes": [1, 8],
-    "min_agreement": 0.0, "accumulate_steps": 1,
+    "min_agreement": 0.0, "accumulate_steps": 1, "num_samples": 32, "num_steps": 4,
 }  # fmt: skip
 """What other settings become where a stage has them. An untrained model agrees with nothing, so no agreement is asked."""
 _DATA: TypeAdapter[DataSource] = TypeAdapter(DataSettings)
