@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT), str(ROOT / "tests" / "engine")]
 
-from cluster_shell import Cluster, digests  # noqa: E402
+from cluster_shell import Cluster  # noqa: E402
 
 from orchestrator import api  # noqa: E402
 
@@ -96,11 +96,10 @@ def on_a_cluster(job: Job, folder: Path) -> dict[str, str]:
         job.say(f"a head and two workers at {cluster.url}")
         run = watched_and_cancelled(job, cluster)
         run = driver_killed(job, cluster, run)
-        run = node_lost(job, cluster, run)
+        node_lost(job, cluster, run)
         code, said = cluster.call("submit", *job.words, "--address", cluster.url)
         assert (code, "nothing to do" in said) == (0, True), said
         job.say(f"submitted once more: nothing to do; {len(cluster.jobs())} jobs in all")
-        assert not digests(cluster.workspace, cluster.status(run)).keys() - cluster.status(run).nodes.keys()
         return by_key(cluster.workspace)
     finally:
         cluster.close()
@@ -143,7 +142,7 @@ def driver_killed(job: Job, cluster: Cluster, run: str) -> str:
     return run
 
 
-def node_lost(job: Job, cluster: Cluster, before: str) -> str:
+def node_lost(job: Job, cluster: Cluster, before: str) -> None:
     """Submitted again; a machine that makes a trial is killed; the run must come to its end."""
     run = submitted(cluster, "submit", *job.words, *OFTEN, "--address", cluster.url)
     assert run != before
@@ -158,7 +157,6 @@ def node_lost(job: Job, cluster: Cluster, before: str) -> str:
     machines = [event["machines"] for event in events if event["type"] == "machines_changed"]
     job.say(f"done: {counts(cluster, run)}; attempts lost: {', '.join(lost) or 'none'}; machines then {machines}")
     assert machines, "the loss was not noticed"
-    return run
 
 
 def submitted(cluster: Cluster, *words: str) -> str:
