@@ -115,6 +115,7 @@ def test_a_stopped_run_goes_on_in_its_layout_to_the_same_bits(tmp_path):
 
 def test_bfloat16_computes_in_16_bits_and_keeps_weights_in_32(tmp_path):
     kinds = []
+    torch.manual_seed(0)
     model = Network()
     model.second.register_forward_hook(lambda _layer, _inputs, output: kinds.append(output.dtype) if model.training else None)
     model, report = run(tmp_path, model=model, precision="bfloat16", epochs=6)
@@ -161,8 +162,8 @@ def test_the_learning_rate_grows_with_the_batch_only_where_it_is_told_to():
 
 @pytest.mark.slow
 def test_a_compiled_model_trains_as_the_plain_one(tmp_path):
-    plain, _ = run(tmp_path / "a", epochs=1, model=Plain(), **SGD)
-    compiled, report = run(tmp_path / "b", epochs=1, model=Plain(), compiles=True, **SGD)
+    plain, _ = run(tmp_path / "a", epochs=1, model=plain_network(), **SGD)
+    compiled, report = run(tmp_path / "b", epochs=1, model=plain_network(), compiles=True, **SGD)
     assert largest_difference(plain, compiled) < 1e-5
     assert report.num_steps == 6
     assert all(not name.startswith("_orig_mod") for name in compiled.state_dict())
@@ -189,6 +190,11 @@ class Plain(nn.Module):
 
     def forward(self, images):
         return self.head(functional.relu(images.flatten(1)))
+
+
+def plain_network():
+    torch.manual_seed(0)
+    return Plain()
 
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compiling processes for one small function
