@@ -11,6 +11,7 @@ _MORE = (
     "images_per_s",
     "training_images_per_s",
     "psnr_db",
+    "ssim",
     "agreement",
     "sparsity",
 )

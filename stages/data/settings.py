@@ -17,6 +17,9 @@ from stages.data.source import DataSource, few_images, with_split
 DIGITS_IDENTITY = "digits:sklearn-1:24ab400aa920a5d32f08056e16b811cd316aefe805c5605d444bce0448d71876:split75-0"
 """Digest of every pixel and label of both splits, in order; the loader refuses other bytes."""
 
+PHOTOGRAPHS_IDENTITY = "photographs:sklearn-1:61cc8f3e62fdb09e:5c62d850b1f912e0:480"
+"""Digests of the two files, and where the squares to test on begin."""
+
 
 class DigitsData(DataSource):
     """scikit-learn's 8x8 handwritten digits: 1347 images to train on, 450 to test on, stratified, 10 classes."""
@@ -35,6 +38,20 @@ class DigitsData(DataSource):
 
     def stand_in(self) -> dict[str, Any] | None:
         return few_images(self, **({"height": self.size, "width": self.size} if self.size != 8 else {}))
+
+
+class PhotographsData(DataSource):
+    """Squares of the two photographs that scikit-learn bundles, in colour: for restoration; their class is the photograph."""
+
+    loader: ClassVar[str] = "stages.data.photographs:load_photographs"
+    name: Literal["photographs"] = "photographs"
+    size: Literal[16, 32, 64, 128] = Field(32, description="pixels of a side")
+
+    def identity(self) -> str:
+        return with_split(f"{PHOTOGRAPHS_IDENTITY}:{self.size}px", self)
+
+    def stand_in(self) -> dict[str, Any] | None:
+        return few_images(self, channels=3, height=self.size, width=self.size, num_classes=2)
 
 
 class SyntheticData(DataSource):
@@ -66,7 +83,7 @@ def _name_alone(value: Any) -> Any:
 
 
 DataSettings = Annotated[
-    DigitsData | SyntheticData | FolderData | ParquetData | PackedData | HuggingFaceData,
+    DigitsData | PhotographsData | SyntheticData | FolderData | ParquetData | PackedData | HuggingFaceData,
     Field(
         discriminator="name",
         description="data set: a name, or a mapping with `name` and the data set's own settings (docs/data.md)",
@@ -94,7 +111,7 @@ class PackSettings(StageSettings):
     @classmethod
     def _says_nothing_without_effect(cls, data: DataSettings) -> DataSettings:
         if isinstance(data, PackedData):
-            raise ValueError("data.pack takes folder, huggingface, parquet, digits or synthetic; packed is what it makes")  # noqa: TRY004
+            raise ValueError("data.pack takes any data but packed, which is what it makes")  # noqa: TRY004
         if isinstance(data, ImageData):
             idle = sorted((data.model_fields_set & ImageData.model_fields.keys()) - {"on_broken", "evaluate_on"})
             if idle:

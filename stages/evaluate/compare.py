@@ -28,6 +28,8 @@ class _Column:
 COLUMNS = (
     _Column(metric="top1_accuracy", heading="top-1, %", more_is_better=True, text=lambda value: f"{100 * value:.2f}"),
     _Column(metric="frechet_distance", heading="Fréchet distance", more_is_better=False, text=lambda value: f"{value:.3f}"),
+    _Column(metric="psnr_db", heading="PSNR, dB", more_is_better=True, text=lambda value: f"{value:.2f}"),
+    _Column(metric="ssim", heading="SSIM", more_is_better=True, text=lambda value: f"{value:.4f}"),
     _Column(metric="top1_drop", heading="drop, points", more_is_better=False, text=lambda value: f"{100 * value:+.2f}"),
     _Column(metric="size_bytes", heading="stored, bytes", more_is_better=False, text=lambda value: f"{value:,}"),
     _Column(metric="size_ratio", heading="stored, ratio", more_is_better=False, text=lambda value: f"{value:.2f}"),
@@ -35,7 +37,7 @@ COLUMNS = (
     _Column(metric="gmacs", heading="MMACs, dense", more_is_better=False, text=lambda value: f"{1000 * value:.3f}"),
     _Column(metric="gmacs_effective", heading="MMACs, nominal", more_is_better=False, text=lambda value: f"{1000 * value:.3f}"),
 )
-QUALITIES = {"top1_accuracy": "top-1", "frechet_distance": "Fréchet distance"}
+QUALITIES = {"top1_accuracy": "top-1", "frechet_distance": "Fréchet distance", "psnr_db": "PSNR"}
 """What evaluations say of how well a model does, one of them each, and its name in a sentence."""
 FRONT_COSTS = ("size_bytes", "gmacs", "num_nonzero_parameters")
 """What the Pareto front looks at beside it."""

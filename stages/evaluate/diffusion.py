@@ -9,29 +9,24 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stages.contract import Artifact, StageContext, StageResult
+from stages.contract import StageContext, StageResult
 from stages.data.base import Split, load_stage_data
 from stages.evaluate.diffusion_settings import DiffusionSettings
-from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle, save_bundle
-from stages.models.diffusion_sampler import Predict, sample_images
+from stages.evaluate.grid import write_grid
+from stages.evaluate.subject import open_subject
+from stages.models.diffusion_sampler import sample_images
 from stages.models.measures import measure_model, model_digest
-from stages.models.packed import load_packed
 from stages.ops.frechet import frechet_distance
-from stages.ops.input_spec import InputSpec
-from stages.ops.onnx_file import open_session, run_session
 from stages.training.model_artifact import receive_model
 from stages.training.seeding import prepare_process
 from stages.training.tasks.base import task_of
 
 GRID_FILE = "samples.png"
-MIN_SIDE = 32
-"""Pixels of one image's side in the grid, at least: smaller ones are enlarged by whole factors."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -49,7 +44,7 @@ def run(context: StageContext) -> StageResult:
     data = load_stage_data(context)
     bundle = receive_model(context, data, takes="denoising")
     classifier = receive_model(context, data, port="classifier").model.to(device)
-    predict, size_bytes, size_of = _subject(bundle, context, device=device)
+    predict, size_bytes, size_of = open_subject(bundle, context, device=device, stage="evaluate.diffusion")
     begin = time.monotonic()
     images = sample_images(
         predict,
@@ -76,7 +71,7 @@ def run(context: StageContext) -> StageResult:
         **measure_model(bundle),
         "size_bytes": size_bytes,
     }
-    write_grid(images, context.output / GRID_FILE, spec=data.input_spec, side=settings.grid_side)
+    write_grid(images[: settings.grid_side**2], context.output / GRID_FILE, spec=data.input_spec, columns=settings.grid_side)
     description = {
         "format": 1,
         "metrics": metrics,
@@ -119,49 +114,5 @@ def features_of(classifier: nn.Module, images: Tensor, *, device: str | torch.de
     return features
 
 
-def write_grid(images: Tensor, path: Path, *, spec: InputSpec, side: int) -> None:
-    """Write the first side * side images as one PNG, row by row, a dark line between them."""
-    from PIL import Image
-
-    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (spec.mean, spec.std))
-    pixels = ((images[: side * side] * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    factor = max(1, -(-MIN_SIDE // spec.height))
-    pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-    pixels = pixels if spec.channels == 3 else pixels[:, :1].expand(-1, 3, -1, -1)
-    _, _, height, width = pixels.shape
-    canvas = torch.full((3, side * (height + 1) + 1, side * (width + 1) + 1), 64, dtype=torch.uint8)
-    for number, image in enumerate(pixels):
-        top, left = number // side * (height + 1) + 1, number % side * (width + 1) + 1
-        canvas[:, top : top + height, left : left + width] = image
-    Image.fromarray(canvas.permute(1, 2, 0).numpy()).save(path, optimize=True)
-
-
 def _split_features(classifier: nn.Module, split: Split, *, device: torch.device) -> Tensor:
     return torch.cat([features_of(classifier, batch.images, device=device) for batch in split.batches(batch_size=256)])
-
-
-def _subject(bundle: ModelBundle, context: StageContext, *, device: torch.device) -> tuple[Predict, int, str]:
-    """What draws, the bytes that it takes, and of which kind of file these are."""
-    exported, packed = context.optional_input("exported"), context.optional_input("packed")
-    if exported is not None and packed is not None:
-        raise ValueError("evaluate.diffusion: both `exported` and `packed` are connected; one evaluation is of one file")
-    if exported is not None:
-        path = _file_of_this_model(exported, context)
-        if not json.loads(exported.file("export.json").read_text(encoding="utf-8"))["dynamic_batch"]:
-            raise ValueError("evaluate.diffusion: the exported file takes one image at a time; export with dynamic_batch")
-        session = open_session(path, num_threads=context.num_threads)
-        return lambda images, timesteps: run_session(session, images.cpu(), timesteps.cpu()), path.stat().st_size, "onnx"
-    if packed is not None:
-        path = _file_of_this_model(packed, context)
-        return load_packed(path).to(device), path.stat().st_size, "packed"
-    plain = fold_bundle(bundle)
-    folder = context.scratch / "plain"
-    save_bundle(ModelBundle(architecture=bundle.architecture, model=plain), folder)
-    return plain.to(device), (folder / WEIGHTS_FILE).stat().st_size, "safetensors"
-
-
-def _file_of_this_model(exported: Artifact, context: StageContext) -> Path:
-    written = json.loads(exported.file("export.json").read_text(encoding="utf-8"))
-    if written.get("source_digest") != model_digest(context.input("model")):
-        raise ValueError("evaluate.diffusion: the file is that of another model; connect the export of this model")
-    return exported.file(written["file"])

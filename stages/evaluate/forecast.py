@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from stages.contract import Forecast
 from stages.evaluate.diffusion_settings import DiffusionSettings
+from stages.evaluate.restoration_settings import RestorationSettings
 from stages.evaluate.settings import ClassifierSettings
 from stages.models.bundle import fold_bundle, weights_size
 from stages.models.skeleton import Skeleton, measure_skeleton
@@ -30,6 +31,12 @@ def _counted(inputs: Mapping[str, Forecast]) -> Forecast:
 
 def diffusion(settings: DiffusionSettings, inputs: Mapping[str, Forecast]) -> Forecast:
     """Counts of the denoiser at one timestep, and bytes as above."""
+    del settings
+    return _counted(inputs)
+
+
+def restoration(settings: RestorationSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+    """Counts of the restorer, and bytes as above."""
     del settings
     return _counted(inputs)
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from stages.contract import Port, StageSettings, StageSpec
 from stages.data.settings import DATA_PORT, DataSettings
 from stages.evaluate.diffusion_settings import STAGES as DIFFUSION_STAGES
+from stages.evaluate.restoration_settings import STAGES as RESTORATION_STAGES
 from stages.training.settings import SHAPE_METRICS
 
 
@@ -85,4 +86,5 @@ STAGES: tuple[StageSpec, ...] = (
         example={"title": "Digits"},
     ),
     *DIFFUSION_STAGES,
+    *RESTORATION_STAGES,
 )

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from stages.contract import Port, StageSpec
 from stages.data.settings import DATA_PORT
-from stages.training.settings import DENOISER_METRICS, MODEL_METRICS, SHAPE_METRICS, CompiledTrainingSettings
+from stages.training.settings import DENOISER_METRICS, MODEL_METRICS, RESTORER_METRICS, SHAPE_METRICS, CompiledTrainingSettings
 
 
 class FinetuneSettings(CompiledTrainingSettings):
@@ -34,6 +34,15 @@ class DiffusionFinetuneSettings(FinetuneSettings):
     )
     shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels; it is drawn too")
     evaluate_every_epochs: int = Field(10, ge=1, description="epochs between measurements on the test images in history.json")
+
+
+class RestorationFinetuneSettings(FinetuneSettings):
+    """Train a given restorer further with its transforms in place."""
+
+    epochs: int = Field(20, ge=1, le=100_000, description="passes over the training images")
+    learning_rate: float = Field(1e-3, gt=0, le=100, description="largest learning rate of the schedule")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate")
+    shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels")
 
 
 STAGES: tuple[StageSpec, ...] = (
@@ -79,6 +88,22 @@ STAGES: tuple[StageSpec, ...] = (
         source="Ho, Jain, Abbeel 2020, arXiv 2006.11239",
         example={"data": {"name": "digits", "scaling": "symmetric"}, "epochs": 1},
         example_stages={"model": "pretrain.diffusion"},
+        forecast="stages.finetune.forecast:trained_further",
+        forecast_metrics=SHAPE_METRICS,
+        data_parallel=True,
+    ),
+    StageSpec(
+        name="finetune.restoration",
+        version=1,
+        summary="Train a restorer further; masks and other transforms stay",
+        settings=RestorationFinetuneSettings,
+        implementation="stages.finetune.restoration:finetune_restoration",
+        output="model",
+        inputs={"model": Port(kind="model"), **DATA_PORT},
+        metrics=RESTORER_METRICS,
+        source="absolute differences: Zhao et al. 2015, arXiv 1511.08861",
+        example={"data": {"name": "digits", "scaling": "symmetric", "size": 16}, "epochs": 1},
+        example_stages={"model": "pretrain.restoration"},
         forecast="stages.finetune.forecast:trained_further",
         forecast_metrics=SHAPE_METRICS,
         data_parallel=True,

@@ -20,7 +20,7 @@ from torch.nn import functional
 import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
 from stages.ops.input_spec import InputSpec
 
-CLASSIFICATION, DENOISING = "classification", "denoising"
+CLASSIFICATION, DENOISING, RESTORATION = "classification", "denoising", "image_to_image"
 """Tasks that models are for; `stages.training.tasks` has what training makes of them."""
 
 
@@ -29,7 +29,7 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    builder: Literal["timm", "own", "plugin", "diffusers"]
+    builder: Literal["timm", "own", "plugin", "diffusers", "restorer"]
     name: str
     arguments: Mapping[str, Any] = Field(default_factory=dict)
     input_spec: InputSpec
@@ -282,6 +282,10 @@ def build_network(architecture: Architecture, *, seed: int) -> nn.Module:
             from stages.models.denoisers import build_denoiser
 
             return build_denoiser(architecture.name, architecture.arguments)
+        if architecture.builder == "restorer":
+            from stages.models.restorers import build_restorer
+
+            return build_restorer(architecture)
         known = OWN if architecture.builder == "own" else _plugins()
         if architecture.name not in known:
             raise ValueError(

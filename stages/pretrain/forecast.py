@@ -8,9 +8,11 @@ from dataclasses import replace
 from stages.contract import Forecast
 from stages.data.base import load_dataset
 from stages.models.denoisers import find_denoiser
+from stages.models.restorers import find_restorer
 from stages.models.skeleton import build_input, forecast_architecture
 from stages.models.zoo import find_architecture
 from stages.pretrain.diffusion_settings import DiffusionSettings
+from stages.pretrain.restoration_settings import RestorationSettings
 from stages.pretrain.settings import KNOWN_METRICS, ClassifierSettings, LoadSettings, TransferSettings
 
 
@@ -57,3 +59,11 @@ def diffusion(settings: DiffusionSettings, inputs: Mapping[str, Forecast]) -> Fo
         schedule=settings.noise_schedule,
     )
     return forecast_architecture(architecture)
+
+
+def restoration(settings: RestorationSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+    """Counts of the restorer that the settings name; nothing where another node makes the data."""
+    if "data" in inputs:
+        return Forecast()
+    spec = load_dataset(settings.data).input_spec
+    return forecast_architecture(find_restorer(settings.model, settings.model_args, input_spec=spec, scale=settings.scale))

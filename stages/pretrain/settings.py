@@ -16,6 +16,7 @@ from stages.data.file_digests import file_digests
 from stages.data.settings import DATA_PORT, DataSettings
 from stages.data.source import LOCATION
 from stages.pretrain.diffusion_settings import STAGES as DIFFUSION_STAGES
+from stages.pretrain.restoration_settings import STAGES as RESTORATION_STAGES
 from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, CompiledTrainingSettings
 
 
@@ -134,4 +135,5 @@ STAGES: tuple[StageSpec, ...] = (
         forecast_metrics=KNOWN_METRICS,
     ),
     *DIFFUSION_STAGES,
+    *RESTORATION_STAGES,
 )

@@ -31,6 +31,9 @@ MODEL_METRICS = ("top1_accuracy", *SHAPE_METRICS)
 DENOISER_METRICS = ("noise_mse", *SHAPE_METRICS)
 """What every stage that makes a denoiser reports: the squared error of its prediction on the test images (`denoising`)."""
 
+RESTORER_METRICS = ("psnr_db", *SHAPE_METRICS)
+"""What every stage that makes a network for restoration reports: its PSNR on the test images (`image_to_image`)."""
+
 
 class TrainingSettings(StageSettings):
     """What the training loop needs; the defaults suit small models on small images."""

@@ -32,6 +32,7 @@ CURVES = {
     "gmacs_ratio": ("DiffRate: cost of the schedule while it is searched", "multiply-accumulates over all tokens'"),
     "top1_accuracy": ("Accuracy while training", "top-1 accuracy"),
     "noise_mse": ("Error of denoisers while training", "squared error of the predicted noise"),
+    "psnr_db": ("Quality of restored images while training", "PSNR, dB"),
     "loss": ("Loss while training", "loss"),
 }
 """Figures of an epoch that have a picture of their own: its title, and what is drawn upright."""

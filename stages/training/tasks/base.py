@@ -23,6 +23,7 @@ Objective = Callable[[Callable[..., Tensor], Tensor, Tensor], Tensor]
 
 REGISTRY: dict[str, str] = {
     "classification": "stages.training.tasks.classification:TASK",
+    "image_to_image": "stages.training.tasks.restoration:TASK",
     "denoising": "stages.training.tasks.denoising:TASK",
 }
 """Task -> "package.module:object", imported where a model is for it."""

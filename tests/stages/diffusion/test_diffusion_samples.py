@@ -11,8 +11,9 @@ from PIL import Image
 from scipy import linalg
 
 from stages.evaluate.compare import run as compare
-from stages.evaluate.diffusion import features_of, run, write_grid
+from stages.evaluate.diffusion import features_of, run
 from stages.evaluate.diffusion_settings import DiffusionSettings
+from stages.evaluate.grid import write_grid
 from stages.evaluate.settings import CompareSettings
 from stages.export import onnx, packed, program
 from stages.export.settings import ONNXSettings, PackedSettings, ProgramSettings
@@ -119,7 +120,7 @@ def test_evaluations_of_packed_denoisers_come_with_a_grid_and_stand_in_one_table
 def test_the_grid_shows_images_row_by_row(tmp_path):
     images = torch.full((4, 1, 8, 8), -1.0)
     images[1] = 1.0
-    write_grid(images, tmp_path / "grid.png", spec=SPEC, side=2)
+    write_grid(images, tmp_path / "grid.png", spec=SPEC, columns=2)
     pixels = np.asarray(Image.open(tmp_path / "grid.png"))
     assert pixels.shape == (67, 67, 3)
     assert pixels[1:33, 34:66].min() == 255

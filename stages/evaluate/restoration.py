@@ -1,0 +1,72 @@
+"""The stage `evaluate.restoration`: how near restored images are to what they were, beside images left as they came."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import torch
+
+from stages.contract import StageContext, StageResult
+from stages.data.base import load_stage_data
+from stages.evaluate.grid import write_grid
+from stages.evaluate.restoration_settings import RestorationSettings
+from stages.evaluate.subject import open_subject
+from stages.models.measures import measure_model
+from stages.ops.image_quality import psnr_db, ssim
+from stages.training.model_artifact import receive_model
+from stages.training.seeding import prepare_process
+from stages.training.tasks.restoration import degraded_by, to_unit
+
+GRID_FILE = "samples.png"
+
+
+def run(context: StageContext) -> StageResult:
+    """Restore the test images; write `evaluation.json` and `samples.png` (rows of: as it came, restored, as it was).
+
+    Raises:
+        ValueError: model, file and data do not fit together.
+    """
+    settings = context.settings
+    assert isinstance(settings, RestorationSettings)
+    device = prepare_process(context)
+    data = load_stage_data(context)
+    bundle = receive_model(context, data, takes="image_to_image")
+    model, degraded = bundle.model, degraded_by(bundle.model)
+    restore, size_bytes, size_of = open_subject(bundle, context, device=device, stage="evaluate.restoration")
+    totals, count, seconds = {"psnr_db": 0.0, "ssim": 0.0, "psnr_db_input": 0.0, "ssim_input": 0.0}, 0, 0.0
+    shown: list[torch.Tensor] = []
+    with torch.no_grad():
+        for batch in data.test.batches(batch_size=settings.batch_size):
+            context.check_cancelled()
+            images = batch.images.to(device)
+            before = degraded(images)
+            begin = time.monotonic()
+            after = restore(before).to(device)
+            seconds += time.monotonic() - begin
+            wanted = to_unit(model, images)
+            for suffix, found in (("", to_unit(model, after)), ("_input", to_unit(model, before))):
+                totals[f"psnr_db{suffix}"] += float(psnr_db(found, wanted).double().sum())
+                totals[f"ssim{suffix}"] += float(ssim(found, wanted).double().sum())
+            missing = settings.num_shown - len(shown)
+            shown += [torch.stack(rows).cpu() for rows in zip(before, after, images, strict=True)][: max(0, missing)]
+            count += len(images)
+    metrics: dict[str, Any] = {
+        **{name: total / count for name, total in totals.items()},
+        "num_samples": count,
+        **measure_model(bundle),
+        "size_bytes": size_bytes,
+    }
+    write_grid(torch.cat(shown), context.output / GRID_FILE, spec=data.input_spec, columns=3)
+    description = {
+        "format": 1,
+        "metrics": metrics,
+        "data": settings.data.identity(),
+        "architecture": bundle.architecture.name,
+        "transforms": [spec.name for spec in bundle.transforms],
+        "size_of": size_of,
+    }
+    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    (context.output / "evaluation.json").write_text(text, encoding="utf-8")
+    return StageResult(metrics=metrics, measurements={"seconds_per_image": seconds / count})
