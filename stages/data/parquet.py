@@ -76,6 +76,7 @@ class ShardImages:
     groups: Sequence[GroupPlace]
     open_file: OpenFile
     window: int
+    num_classes: int
     kept: Tensor | None = None
     starts: Tensor = field(init=False)
     footers: dict[str, Any] = field(init=False, default_factory=dict)
@@ -121,7 +122,7 @@ class ShardImages:
         """See `Images.read`. A group is held from its first image to its last; as many more are read ahead as fill a window.
 
         Raises:
-            ValueError: a shard cannot be read, or a row group is not what the manifest says.
+            ValueError: a shard cannot be read, a row group is not what the manifest says, or a label is that of no class.
         """
         groups = (torch.searchsorted(self.starts, order, right=True) - 1).tolist()
         rows = (order - self.starts[torch.tensor(groups, dtype=torch.int64)]).tolist()
@@ -169,6 +170,12 @@ class ShardImages:
             raise ValueError(
                 f"{place} is not what {MANIFEST_FILE} says it holds: it was changed or damaged; copy the shards anew"
             )
+        wrong = next((label for label in labels.to_pylist() if not 0 <= label < self.num_classes), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{place} has the label {wrong}; {MANIFEST_FILE} names {self.num_classes} classes, so labels are 0 to "
+                f"{self.num_classes - 1}"
+            )
         return columns
 
     def _footer(self, file: str) -> Any:
@@ -193,6 +200,7 @@ def _dataset(source: ImageData, manifest: Manifest, open_file: OpenFile, *, wind
             groups=[GroupPlace(shard.file, number, group) for shard in shards for number, group in enumerate(shard.groups)],
             open_file=open_file,
             window=window,
+            num_classes=len(manifest.classes),
         )
         for split, shards in manifest.splits.items()
     }

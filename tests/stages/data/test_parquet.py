@@ -139,7 +139,7 @@ class CountingShards(ShardImages):
 
 def shards_of(sizes, window):
     groups = [GroupPlace("x.parquet", number, RowGroup(rows=rows, digest="0" * 64)) for number, rows in enumerate(sizes)]
-    return CountingShards(groups=groups, open_file=open, window=window)
+    return CountingShards(groups=groups, open_file=open, window=window, num_classes=1000)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 30), st.none() | st.integers(0, 2**40), st.data())
@@ -180,7 +180,7 @@ def test_memory_is_bounded_by_the_window_and_not_by_the_data(tmp_path):
         writer.add(EncodedImage(content, number, name))
     writer.close()
     groups = [GroupPlace(shard.file, number, group) for shard in writer.shards for number, group in enumerate(shard.groups)]
-    shards = ShardImages(groups=groups, open_file=lambda name: (tmp_path / name).open("rb"), window=16)
+    shards = ShardImages(groups=groups, open_file=lambda name: (tmp_path / name).open("rb"), window=16, num_classes=1000)
     del images
     before, most, seen = pa.total_allocated_bytes(), 0, []
     for image in shards.read(shards.order(1)):
@@ -204,6 +204,11 @@ def test_damaged_or_exchanged_shards_are_found_out(folder, tmp_path):
         first.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"train-00000.parquet, row group \d cannot be read"):
             numbers_in(load_dataset(data_of(folder, path=str(copy))).train, batch_size=8)
+    first.write_bytes(content)
+    manifest = json.loads((copy / "dataset.json").read_text())
+    (copy / "dataset.json").write_text(json.dumps({**manifest, "classes": manifest["classes"][:1]}))
+    with pytest.raises(ValueError, match=r"row group \d has the label \d+; dataset.json names 1 classes, so labels are 0 to 0"):
+        numbers_in(load_dataset(data_of(folder, path=str(copy))).train, batch_size=8)
     (copy / "dataset.json").write_text(json.dumps({"format": 1, "classes": ["a"]}))
     with pytest.raises(ValueError, match="is no manifest of packed images"):
         data_of(folder, path=str(copy)).identity()
@@ -239,7 +244,7 @@ def test_digits_can_be_packed_and_read_back(tmp_path):
 def test_packing_refuses_what_would_have_no_effect():
     for data, message in [
         ({"name": "folder", "path": "x", "image_size": 64}, "image_size: without effect here"),
-        ({"name": "packed"}, "packed is what it makes"),
+        ({"name": "packed"}, "which is what it makes"),
     ]:
         with pytest.raises(ValueError, match=message):
             PackSettings(data=data)
