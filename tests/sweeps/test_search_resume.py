@@ -52,11 +52,11 @@ def test_a_kill_between_a_training_and_its_trials_record_loses_no_report(search,
     """The next run finds the training finished; early stopping must hear of its epochs all the same."""
     real, seen = Search._end, []
 
-    def dying(self: Search, record: TrialRecord, scheduler: Scheduler) -> None:
+    def dying(self: Search, record: TrialRecord, scheduler: Scheduler, *, is_kept: bool = True) -> None:
         seen.append(record)
         if len(seen) == moment:
             raise KeyboardInterrupt
-        real(self, record, scheduler)
+        real(self, record, scheduler, is_kept=is_kept)
 
     with monkeypatch.context() as patch:
         patch.setattr(Search, "_end", dying)

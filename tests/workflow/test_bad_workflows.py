@@ -63,7 +63,7 @@ EXPECTED: dict[str, list[tuple[int, tuple[str, ...]]]] = {
     "seed_true": [(3, ("seed: true", "a whole number"))],
     "stage_misspelt_key": [(5, ('"stag"', "did you mean stage?"))],
     "stage_missing": [(4, ('node "first"', '"stage" is missing'))],
-    "unknown_top_key": [(3, ('"sed"', "a workflow takes version, name, seed, notify, nodes", "did you mean seed?"))],
+    "unknown_top_key": [(3, ('"sed"', "a workflow takes version, name, seed, notify, budget, nodes", "did you mean seed?"))],
     "version_from_the_future": [(1, ("version: 2", "expected 1"))],
     "version_missing": [(1, ('"version" is missing',))],
     # stages and parameters

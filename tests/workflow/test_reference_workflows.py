@@ -1,5 +1,6 @@
 """The recipes for ImageNet: each is planned as it stands, over a stand-in for the data, and run as `--smoke` runs it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,14 +49,16 @@ SMALLER = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_recipe_runs_on_tiny_data(name, here, workspace):
-    """Every node of it, with a smaller network of the same family; `--smoke` itself takes the recipe's own."""
+    """Every node of it, one pattern where there are several, with a smaller network of the same family."""
     nodes = api.load(str(FOLDER / name)).loaded.workflow.nodes
     overrides = [
         f"{label}.params.model={SMALLER[node.params['model'].partition('.')[0]]}"
         for label, node in nodes.items()
         if node.stage == "pretrain.load"
     ]
-    plan = api.plan(str(FOLDER / name), workspace=workspace, overrides=overrides, smoke=True)
+    file = here / name
+    file.write_text(re.sub(r"foreach: {n_m: .*}", 'foreach: {n_m: ["1:16"]}', (FOLDER / name).read_text()))
+    plan = api.plan(str(file), workspace=workspace, overrides=overrides, smoke=True)
     result = api.submit(plan, workspace=workspace, executor="inline")
     failed = {label: node.error or node.trace for label, node in result.status.nodes.items() if node.state == "failed"}
     assert result.state is api.State.DONE, failed
