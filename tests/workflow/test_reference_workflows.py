@@ -57,7 +57,7 @@ def test_a_recipe_runs_on_tiny_data(name, here, workspace):
         if node.stage == "pretrain.load"
     ]
     file = here / name
-    file.write_text(re.sub(r"foreach: {n_m: .*}", 'foreach: {n_m: ["1:16"]}', (FOLDER / name).read_text()))
+    file.write_text(re.sub(r"foreach: {n_m: .*}", 'foreach: {n_m: ["1:8"]}', (FOLDER / name).read_text()))
     plan = api.plan(str(file), workspace=workspace, overrides=overrides, smoke=True)
     result = api.submit(plan, workspace=workspace, executor="inline")
     failed = {label: node.error or node.trace for label, node in result.status.nodes.items() if node.state == "failed"}
