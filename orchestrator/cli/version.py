@@ -12,7 +12,7 @@ def version(shell: Shell) -> int:
     """Show versions of orchestrator, Python, Ray, torch, and the code's commit."""
     from orchestrator.engine.provenance import command_provenance, environment_versions
 
-    versions = environment_versions()
+    versions = dict(environment_versions())
     provenance = command_provenance()
     commit = (
         f"{provenance['commit'][:12]}{' with local changes' if provenance['dirty'] else ''}" if provenance["commit"] else ""

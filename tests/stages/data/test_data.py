@@ -26,7 +26,8 @@ def test_data_are_named_by_a_word_or_a_mapping():
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [("digist", "'digits', 'synthetic'"), ({"name": "synthetic", "hight": 3}, "hight"), (3, "data")]
+    ("value", "message"),
+    [("digist", "'digits', 'photographs', 'synthetic'"), ({"name": "synthetic", "hight": 3}, "hight"), (3, "data")],
 )
 def test_unknown_data_and_settings_are_refused(value, message):
     with pytest.raises(ValidationError, match=message):

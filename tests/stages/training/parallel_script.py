@@ -16,19 +16,23 @@ from stages.data.base import load_dataset
 from stages.data.settings import SyntheticData
 from stages.models.bundle import build_bundle, save_bundle
 from stages.models.denoisers import find_denoiser
+from stages.models.restorers import find_restorer
 from stages.models.zoo import find_architecture
 from stages.pretrain.diffusion_settings import TINY_DENOISER
 
 DATA = {"name": "synthetic", "height": 8, "width": 8, "num_classes": 4, "num_train": 96, "num_test": 30, "noise": 0.4}
 SMALL_VIT = {"depth": 2, "embed_dim": 16}
+SMALL_VDSR = {"width": 8, "depth": 3}
 
 
-def model_artifact(folder, *, is_denoiser):
+def model_artifact(folder, *, stage):
     """A network without batch norm and dropout: of one with them, a share of a batch has other statistics than the whole."""
     data = load_dataset(SyntheticData(**DATA))
-    if is_denoiser:
+    if "diffusion" in stage:
         arguments = {**TINY_DENOISER["model_args"], "block_out_channels": [4, 4], "norm_num_groups": 2}
         architecture = find_denoiser("unet_micro", arguments, input_spec=data.input_spec, num_timesteps=100, schedule="cosine")
+    elif "restoration" in stage:
+        architecture = find_restorer("vdsr_micro", SMALL_VDSR, input_spec=data.input_spec, scale=2)
     else:
         architecture = find_architecture("vit_micro", SMALL_VIT, input_spec=data.input_spec, class_names=data.class_names)
     save_bundle(build_bundle(architecture, seed=0), folder)
@@ -38,11 +42,7 @@ def model_artifact(folder, *, is_denoiser):
 def run_stage(name, folder, *, params, stop_at=None, rank=0, workers=1):
     spec = all_stages()[name]
     settings = spec.settings(data=DATA, **params)
-    inputs = {
-        port: model_artifact(folder / f"in-{rank}-{port}", is_denoiser="diffusion" in name)
-        for port in spec.inputs
-        if port != "data"
-    }
+    inputs = {port: model_artifact(folder / f"in-{rank}-{port}", stage=name) for port in spec.inputs if port != "data"}
     context = local_context(settings, folder=folder / f"rank-{rank}", inputs=inputs, seed=5)
     calls = []
 
