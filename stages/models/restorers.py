@@ -72,7 +72,7 @@ def find_restorer(name: str, arguments: Mapping[str, Any], *, input_spec: InputS
     if unknown:
         raise ValueError(f"{name}: unknown model_args {unknown}; known: {', '.join(KNOWN[name])}")
     whole = {**KNOWN[name], **arguments, "scale": scale}
-    if min(whole["width"], 1) < 1 or whole["depth"] < 2:
+    if whole["width"] < 1 or whole["depth"] < 2:
         raise ValueError(f"{name}: width {whole['width']} and depth {whole['depth']}; expected at least 1 and 2")
     if input_spec.height % scale or input_spec.width % scale:
         raise ValueError(f"{name}: images of {input_spec.height}x{input_spec.width} cannot be shrunk by scale {scale}")
