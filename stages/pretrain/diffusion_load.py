@@ -7,12 +7,12 @@ from pathlib import Path
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_stage_data
 from stages.models.bundle import WEIGHTS_FILE, build_bundle, save_bundle
-from stages.models.denoisers import find_denoiser
 from stages.models.diffusion_folder import find_pipeline
 from stages.models.diffusion_pipeline import load_pipeline
 from stages.models.layer_table import save_layers
 from stages.models.measures import measure_model
 from stages.ops.seeds import derive_seed
+from stages.pretrain.architectures import architecture_of
 from stages.pretrain.diffusion_settings import LoadDiffusionSettings
 from stages.training.seeding import prepare_process
 from stages.training.tasks.base import task_of
@@ -31,15 +31,7 @@ def load_diffusion(context: StageContext) -> StageResult:
     if settings.pipeline is not None:
         bundle = load_pipeline(find_pipeline(Path(settings.pipeline)), input_spec=data.input_spec)
     else:
-        assert settings.model is not None
-        architecture = find_denoiser(
-            settings.model,
-            settings.model_args,
-            input_spec=data.input_spec,
-            num_timesteps=settings.num_timesteps,
-            schedule=settings.noise_schedule,
-        )
-        bundle = build_bundle(architecture, seed=derive_seed(context.seed, "weights"))
+        bundle = build_bundle(architecture_of(settings, data), seed=derive_seed(context.seed, "weights"))
     save_bundle(bundle, context.output)
     save_layers(bundle, context.output)
     score = task_of(bundle).evaluate(bundle.model.to(device), data.test, device=device)

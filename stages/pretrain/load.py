@@ -12,8 +12,9 @@ from stages.models.bundle import WEIGHTS_FILE, Architecture, ModelBundle, load_b
 from stages.models.layer_table import save_layers
 from stages.models.measures import measure_model
 from stages.models.weights import load_named, load_tensors, read_weights
-from stages.models.zoo import build_network, find_architecture
+from stages.models.zoo import build_network
 from stages.ops.seeds import derive_seed
+from stages.pretrain.architectures import architecture_of
 from stages.pretrain.settings import LoadSettings, TransferSettings
 from stages.training.evaluation import evaluate_top1
 from stages.training.seeding import prepare_process
@@ -30,9 +31,7 @@ def load(context: StageContext) -> StageResult:
     settings = context.settings
     assert isinstance(settings, LoadSettings)
     data = load_stage_data(context)
-    architecture = find_architecture(
-        settings.model, settings.model_args, input_spec=data.input_spec, class_names=data.class_names
-    )
+    architecture = architecture_of(settings, data)
     seed = derive_seed(context.seed, "weights")
     if settings.weights == "random":
         model = build_network(architecture, seed=seed)

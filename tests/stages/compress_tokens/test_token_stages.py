@@ -26,8 +26,8 @@ from stages.data.base import load_dataset
 from stages.data.settings import DigitsData
 from stages.export import onnx as export_onnx
 from stages.export.settings import ONNXSettings
-from stages.finetune.classifier import finetune_classifier
 from stages.finetune.settings import FinetuneSettings
+from stages.finetune.training import finetune_classifier
 from stages.models.bundle import ModelBundle, build_bundle, fold_bundle, load_bundle, save_bundle
 from stages.models.nm_mask import apply_masks, masked_layers
 from stages.models.token_reduction import apply_bipartite, apply_schedule, kept_tokens, refuse_model, vit_shape

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stages.contract import Artifact, StageContext, StageResult, local_context
-from stages.pretrain.diffusion import pretrain_diffusion
+from stages.pretrain import training
 from stages.pretrain.diffusion_settings import TINY_DENOISER, DiffusionSettings
 
 torch.set_num_threads(1)
@@ -29,7 +29,7 @@ def artifact_of(folder: Path, kind: str = "model") -> Artifact:
 def trained(tmp_path_factory) -> tuple[StageResult, Artifact]:
     """A tiny U-Net trained on 8x8 digits for three epochs."""
     folder = tmp_path_factory.mktemp("denoiser")
-    result = pretrain_diffusion(context_in(folder, DiffusionSettings(**{**TINY_DENOISER, "epochs": 3})))
+    result = training.run(context_in(folder, DiffusionSettings(**{**TINY_DENOISER, "epochs": 3})))
     return result, artifact_of(folder / "output")
 
 

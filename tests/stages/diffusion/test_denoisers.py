@@ -10,9 +10,8 @@ from pydantic import ValidationError
 
 from stages.data.base import load_dataset
 from stages.data.settings import DigitsData
-from stages.finetune.classifier import finetune_classifier
-from stages.finetune.diffusion import finetune_diffusion
 from stages.finetune.settings import DiffusionFinetuneSettings, FinetuneSettings
+from stages.finetune.training import finetune_classifier, finetune_denoiser
 from stages.models.bundle import build_bundle, load_bundle, save_bundle
 from stages.models.denoisers import find_denoiser
 from stages.models.zoo import Architecture, find_architecture
@@ -100,7 +99,7 @@ def test_training_lowers_the_error_and_every_model_is_measured_on_the_same_noise
     assert result.metrics["noise_mse"] < 0.6
     assert "top1_accuracy" not in result.metrics
     settings = DiffusionFinetuneSettings(data=DIGITS, epochs=2)
-    further = finetune_diffusion(context_in(tmp_path, settings, model=denoiser))
+    further = finetune_denoiser(context_in(tmp_path, settings, model=denoiser))
     assert further.metrics["noise_mse"] < result.metrics["noise_mse"]
     assert load_bundle(artifact_of(tmp_path / "output")).architecture.task == "denoising"
 

@@ -15,8 +15,8 @@ from stages.data.base import load_dataset
 from stages.data.settings import DigitsData
 from stages.export import onnx as export
 from stages.export.settings import ONNXSettings
-from stages.finetune.classifier import finetune_classifier
 from stages.finetune.settings import FinetuneSettings
+from stages.finetune.training import finetune_classifier
 from stages.models.bundle import ModelBundle, apply_transform, build_bundle, fold_bundle, load_bundle, save_bundle
 from stages.models.fake_quant import float_weight, layer_bits, quantized_layers, weight_quantizer
 from stages.models.measures import measure_model
