@@ -38,7 +38,7 @@ from stages.models.zoo import build_network
 from stages.ops.counting import count_compute
 from stages.ops.pattern import NMPattern, parse_pattern
 from stages.ops.token_budget import TokenSchedule
-from stages.quantize.layers import attach_quantizers, choose_layers
+from stages.quantize.layers import attach_quantizers, layers_asked
 from stages.quantize.lts import Freezing, measure_backward_saving
 from stages.quantize.settings import LTSSettings
 from stages.quantize.training import BoundsHook, first_images, grid_metrics
@@ -214,16 +214,7 @@ class Joint:
 
     def _attach_quantizers(self, lts: LTSSettings) -> list[TrainingHook]:
         assert self.images is not None
-        layers = choose_layers(
-            self.bundle.model,
-            self.images[:2],
-            weight_bits=lts.weight_bits,
-            activation_bits=lts.activation_bits,
-            layer_bits=lts.layer_bits,
-            unquantized_layers=lts.unquantized_layers,
-            end_layers=lts.end_layers,
-            form=lts.form,
-        )
+        layers = layers_asked(self.bundle.model, self.images, lts)
         self.bundle = attach_quantizers(self.bundle, self.images, layers=layers, freezes=True, bounds_init=lts.bounds_init)
         total_steps = self.steps_per_epoch * lts.epochs
         self.freezing = Freezing(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stages.contract import Forecast
-from stages.finetune.settings import FinetuneSettings
 from stages.models.skeleton import measure_skeleton
+from stages.training.settings import TrainingSettings
 
 
-def trained_further(settings: FinetuneSettings, inputs: Mapping[str, Forecast]) -> Forecast:
+def trained_further(settings: TrainingSettings, inputs: Mapping[str, Forecast]) -> Forecast:
     """Counts of the input model, with its transforms."""
     del settings
     skeleton = inputs["model"].model

@@ -6,7 +6,15 @@ from pydantic import Field
 
 from stages.contract import Port, StageSpec
 from stages.data.settings import DATA_PORT
-from stages.training.settings import DENOISER_METRICS, MODEL_METRICS, RESTORER_METRICS, SHAPE_METRICS, CompiledTrainingSettings
+from stages.training.settings import (
+    DENOISER_METRICS,
+    MODEL_METRICS,
+    RESTORER_METRICS,
+    SHAPE_METRICS,
+    CompiledTrainingSettings,
+    DenoiserTrainingSettings,
+    ImageTrainingSettings,
+)
 
 
 class FinetuneSettings(CompiledTrainingSettings):
@@ -23,26 +31,18 @@ class DistillSettings(FinetuneSettings):
     alpha: float = Field(0.5, ge=0, le=1, description="share of the teacher's loss; the rest is cross entropy with the labels")
 
 
-class DiffusionFinetuneSettings(FinetuneSettings):
+class DiffusionFinetuneSettings(DenoiserTrainingSettings):
     """Train a given denoiser further with its transforms in place, by its own noise schedule."""
 
     epochs: int = Field(50, ge=1, le=100_000, description="passes over the training images")
     learning_rate: float = Field(1e-3, gt=0, le=100, description="largest learning rate of the schedule")
-    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate")
-    ema_decay: float | None = Field(
-        0.995, gt=0, lt=1, description="the result is the moving average of the weights with this decay; none: the last weights"
-    )
-    shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels; it is drawn too")
-    evaluate_every_epochs: int = Field(10, ge=1, description="epochs between measurements on the test images in history.json")
 
 
-class RestorationFinetuneSettings(FinetuneSettings):
+class RestorationFinetuneSettings(ImageTrainingSettings):
     """Train a given restorer further with its transforms in place."""
 
     epochs: int = Field(20, ge=1, le=100_000, description="passes over the training images")
     learning_rate: float = Field(1e-3, gt=0, le=100, description="largest learning rate of the schedule")
-    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate")
-    shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels")
 
 
 STAGES: tuple[StageSpec, ...] = (

@@ -13,7 +13,7 @@ from stages.data.file_digests import combined_digest, file_digests
 from stages.data.settings import DATA_PORT, DataSettings
 from stages.data.source import LOCATION
 from stages.models.diffusion_folder import find_pipeline
-from stages.training.settings import DENOISER_METRICS, SHAPE_METRICS, CompiledTrainingSettings
+from stages.training.settings import DENOISER_METRICS, SHAPE_METRICS, DenoiserTrainingSettings
 
 TINY_DENOISER: Mapping[str, Any] = {
     "model": "unet_micro",
@@ -31,7 +31,7 @@ TINY_DENOISER: Mapping[str, Any] = {
 """Settings with which a denoiser trains in a second: the example of this stage and the input of others' examples."""
 
 
-class DiffusionSettings(CompiledTrainingSettings):
+class DiffusionSettings(DenoiserTrainingSettings):
     """Train a denoiser. With the defaults `unet_micro` draws digits of 16x16 pixels."""
 
     model: str = Field(description="unet_micro, dit_micro, or UNet2DModel or DiTTransformer2DModel with all their arguments")
@@ -45,12 +45,6 @@ class DiffusionSettings(CompiledTrainingSettings):
     epochs: int = Field(150, ge=1, le=100_000, description="passes over the training images")
     learning_rate: float = Field(2e-3, gt=0, le=100, description="largest learning rate of the schedule")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate")
-    ema_decay: float | None = Field(
-        0.995, gt=0, lt=1, description="the result is the moving average of the weights with this decay; none: the last weights"
-    )
-    shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels; it is drawn too")
-    evaluate_every_epochs: int = Field(10, ge=1, description="epochs between measurements on the test images in history.json")
 
 
 def _absolute(path: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from stages.contract import StageSpec
 from stages.data.settings import DATA_PORT
-from stages.training.settings import RESTORER_METRICS, SHAPE_METRICS, CompiledTrainingSettings
+from stages.training.settings import RESTORER_METRICS, SHAPE_METRICS, ImageTrainingSettings
 
 TINY_RESTORER: Mapping[str, Any] = {
     "model": "vdsr_micro",
@@ -20,7 +20,7 @@ TINY_RESTORER: Mapping[str, Any] = {
 """Settings with which a restorer trains in a second: the example of this stage and the input of others' examples."""
 
 
-class RestorationSettings(CompiledTrainingSettings):
+class RestorationSettings(ImageTrainingSettings):
     """Train a network for super-resolution: it is shown images that were shrunk and enlarged, and tells what they lack."""
 
     model: str = Field(description="vdsr_micro (six layers of width 32), or vdsr (the paper's twenty of width 64)")
@@ -28,8 +28,6 @@ class RestorationSettings(CompiledTrainingSettings):
     scale: int = Field(2, ge=2, le=8, description="by which images are shrunk; must divide their height and width")
     epochs: int = Field(60, ge=1, le=100_000, description="passes over the training images")
     learning_rate: float = Field(2e-3, gt=0, le=100, description="largest learning rate of the schedule")
-    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate")
-    shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels")
 
 
 STAGES: tuple[StageSpec, ...] = (

@@ -26,6 +26,7 @@ from stages.models.fake_quant import (
     weight_quantizer,
 )
 from stages.ops.quantizers import calibrated_bounds, initial_weight_bounds, least_squares_bounds
+from stages.quantize.settings import PTQSettings, QATSettings
 
 FormChoice = Literal["auto", "normalized", "dequantized"]
 BoundsInit = Literal["reference", "least_squares", "calibrated"]
@@ -85,6 +86,22 @@ def choose_layers(
     if not chosen:
         raise ValueError(f"no layer is left to quantize; layers: {', '.join(every) or 'none'}")
     return chosen
+
+
+def layers_asked(
+    model: nn.Module, example: Tensor | Sequence[Tensor], settings: QATSettings | PTQSettings
+) -> dict[str, dict[str, Any]]:
+    """`choose_layers` by the settings of a stage. Of `example` two images are enough, and no more are run."""
+    return choose_layers(
+        model,
+        example[:2] if isinstance(example, Tensor) else [part[:2] for part in example],
+        weight_bits=settings.weight_bits,
+        activation_bits=settings.activation_bits,
+        layer_bits=settings.layer_bits,
+        unquantized_layers=settings.unquantized_layers,
+        end_layers=settings.end_layers,
+        form=settings.form,
+    )
 
 
 def followed_by_batch_norm(model: nn.Module, example: Tensor | Sequence[Tensor]) -> tuple[frozenset[str], tuple[str, ...]]:

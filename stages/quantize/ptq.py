@@ -17,7 +17,7 @@ from stages.models.bundle import WEIGHTS_FILE, save_bundle
 from stages.models.layer_table import save_layers
 from stages.models.measures import measure_model
 from stages.ops.seeds import derive_seed
-from stages.quantize.layers import attach_quantizers, choose_layers
+from stages.quantize.layers import attach_quantizers, layers_asked
 from stages.quantize.settings import PTQSettings
 from stages.quantize.training import grid_metrics
 from stages.training.model_artifact import receive_model
@@ -41,16 +41,7 @@ def run(context: StageContext) -> StageResult:
     order = derive_seed(context.seed, "calibration")
     images = next(iter(data.train.batches(batch_size=size, shuffle_seed=order))).images
     example = task.inputs(bundle.model, images, seed=context.seed)
-    layers = choose_layers(
-        bundle.model,
-        [part[:2] for part in example],
-        weight_bits=settings.weight_bits,
-        activation_bits=settings.activation_bits,
-        layer_bits=settings.layer_bits,
-        unquantized_layers=settings.unquantized_layers,
-        end_layers=settings.end_layers,
-        form=settings.form,
-    )
+    layers = layers_asked(bundle.model, example, settings)
     before = task.evaluate(bundle.model, data.test)
     bundle = attach_quantizers(
         bundle,

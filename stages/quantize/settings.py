@@ -14,21 +14,32 @@ from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSetti
 Bits = Literal[2, 3, 4, 8]
 
 
-class QATSettings(TrainingSettings):
-    """Quantization-aware training with learned bounds: a third of the usual epochs at half the learning rate."""
+class QuantizerSettings(StageSettings):
+    """Which layers are quantized, to how many bits, and by which images."""
 
-    epochs: int = Field(13, ge=1, le=100_000, description="passes over the training images")
-    learning_rate: float = Field(1.5e-3, gt=0, le=100, description="largest learning rate of the weights")
-    weight_bits: Bits = Field(2, description="bits of a weight")
-    activation_bits: Bits = Field(2, description="bits of an element of a layer's input")
+    data: DataSettings
+    weight_bits: Bits = Field(8, description="bits of a weight")
+    activation_bits: Bits = Field(8, description="bits of an element of a layer's input")
     layer_bits: Mapping[str, Bits] = Field(
         default_factory=dict,
         description='bits of single layers, weights and inputs: name or pattern such as "*.fc2" -> bits; the last match counts',
     )
     unquantized_layers: tuple[str, ...] = Field((), description="layers left in floats: names or patterns")
     end_layers: Literal["same", "8bit", "float"] = Field(
-        "same", description="bits of the first layer and of the last: those of all others (the reference), 8, or floats"
+        "same", description="bits of the first layer that runs and of the last: those of all others, 8, or floats"
     )
+
+    def data_identity(self) -> str | None:
+        return self.data.identity()
+
+
+class QATSettings(QuantizerSettings, TrainingSettings):
+    """Quantization-aware training with learned bounds: a third of the usual epochs at half the learning rate."""
+
+    epochs: int = Field(13, ge=1, le=100_000, description="passes over the training images")
+    learning_rate: float = Field(1.5e-3, gt=0, le=100, description="largest learning rate of the weights")
+    weight_bits: Bits = Field(2, description="bits of a weight")
+    activation_bits: Bits = Field(2, description="bits of an element of a layer's input")
     form: Literal["auto", "normalized", "dequantized"] = Field(
         "auto",
         description="values a layer computes with: in [-1, 1], in units of the weights, or the first only before a batch norm",
@@ -69,20 +80,9 @@ class LTSSettings(QATSettings):
         return self
 
 
-class PTQSettings(StageSettings):
+class PTQSettings(QuantizerSettings):
     """Quantize without training: bounds from calibration images, those that change weights and inputs least."""
 
-    data: DataSettings
-    weight_bits: Bits = Field(8, description="bits of a weight")
-    activation_bits: Bits = Field(8, description="bits of an element of a layer's input")
-    layer_bits: Mapping[str, Bits] = Field(
-        default_factory=dict,
-        description='bits of single layers, weights and inputs: name or pattern such as "*.fc2" -> bits; the last match counts',
-    )
-    unquantized_layers: tuple[str, ...] = Field((), description="layers left in floats: names or patterns")
-    end_layers: Literal["same", "8bit", "float"] = Field(
-        "same", description="bits of the first layer that runs and of the last: those of all others, 8, or floats"
-    )
     calibration_samples: int = Field(
         256, ge=2, le=100_000, description="training images, drawn with the seed; a denoiser's are spread over its timesteps"
     )
@@ -100,9 +100,6 @@ class PTQSettings(StageSettings):
         if self.timestep_groups > self.calibration_samples:
             raise ValueError(f"timestep_groups {self.timestep_groups} is above calibration_samples {self.calibration_samples}")
         return self
-
-    def data_identity(self) -> str | None:
-        return self.data.identity()
 
 
 LAYER_METRICS = ("num_quantized_layers", "num_normalized_layers", "num_dequantized_layers")

@@ -13,7 +13,7 @@ from stages.data.base import Dataset, load_stage_data
 from stages.models.bundle import ModelBundle
 from stages.models.fake_quant import float_weight, quantized_layers
 from stages.ops.seeds import derive_seed
-from stages.quantize.layers import attach_quantizers, bound_parameters, choose_layers, quantizers_of, refuse_crossed_bounds
+from stages.quantize.layers import attach_quantizers, bound_parameters, layers_asked, quantizers_of, refuse_crossed_bounds
 from stages.quantize.settings import QATSettings
 from stages.training.hooks import TrainingHook
 from stages.training.loop import train
@@ -91,16 +91,7 @@ def run_quantization(
     bundle = receive_model(context, data, takes=None)
     task = task_of(bundle)
     example = task.inputs(bundle.model, first_images(data, settings, context), seed=context.seed)
-    layers = choose_layers(
-        bundle.model,
-        [part[:2] for part in example],
-        weight_bits=settings.weight_bits,
-        activation_bits=settings.activation_bits,
-        layer_bits=settings.layer_bits,
-        unquantized_layers=settings.unquantized_layers,
-        end_layers=settings.end_layers,
-        form=settings.form,
-    )
+    layers = layers_asked(bundle.model, example, settings)
     before = task.evaluate(bundle.model, data.test)
     bundle = attach_quantizers(bundle, example, layers=layers, freezes=freezes, bounds_init=settings.bounds_init)
     total_steps = data.train.num_samples // settings.batch_size * settings.epochs

@@ -147,3 +147,20 @@ class CompiledTrainingSettings(TrainingSettings):
     compile: bool = Field(
         False, description="training goes through torch.compile: minutes at the start, then faster; needs a compiler"
     )
+
+
+class ImageTrainingSettings(CompiledTrainingSettings):
+    """Of networks that give images: weights do not decay, and images are shown as they are."""
+
+    weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate")
+    shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels")
+
+
+class DenoiserTrainingSettings(ImageTrainingSettings):
+    """Of denoisers: what they draw is that of averaged weights, and to measure them takes long."""
+
+    ema_decay: float | None = Field(
+        0.995, gt=0, lt=1, description="the result is the moving average of the weights with this decay; none: the last weights"
+    )
+    shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels; it is drawn too")
+    evaluate_every_epochs: int = Field(10, ge=1, description="epochs between measurements on the test images in history.json")
