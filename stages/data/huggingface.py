@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,9 +38,9 @@ def load_hugging_face(source: HuggingFaceData) -> Dataset:
     if missing:
         there = ", ".join(found) if isinstance(found, dict) else "no splits: it is a single one"
         raise ValueError(f"no split {', '.join(missing)}; it has {there}. Say which with `train` and `test`")
-    train = _rows(found[source.train], source)
+    train = _rows(found, source, split=source.train)
     class_names = tuple(found[source.train].features[source.label_column].names)
-    test = _rows(found[source.test], source) if source.evaluate_on == "test" else None
+    test = _rows(found, source, split=source.test) if source.evaluate_on == "test" else None
     if test is not None and tuple(found[source.test].features[source.label_column].names) != class_names:
         raise ValueError(f"the splits {source.train} and {source.test} have different classes")
     return image_dataset(source, class_names=class_names, train=train, test=test)
@@ -61,6 +61,7 @@ class RowImages:
     """Images in the rows of a table that lies on disk."""
 
     table: Any
+    split: str
     image_column: str
     label_column: str
 
@@ -69,7 +70,10 @@ class RowImages:
 
     def labels(self) -> Tensor:
         """See `Images.labels`."""
-        return torch.tensor(self.table.with_format("numpy")[self.label_column][:], dtype=torch.int64)
+        labels = torch.tensor(self.table.with_format("numpy")[self.label_column][:], dtype=torch.int64)
+        for index in ((labels < 0) | (labels >= self._num_classes)).nonzero()[:1].flatten().tolist():
+            self._label(index, self.table[index][self.label_column])
+        return labels
 
     def order(self, shuffle_seed: int | None) -> Tensor:
         """See `Images.order`."""
@@ -79,25 +83,37 @@ class RowImages:
         """See `Images.read`.
 
         Raises:
-            ValueError: a row has a file elsewhere in place of an image.
+            ValueError: a row has a file elsewhere in place of an image, or a label of no class.
         """
         for index in order.tolist():
             row = self.table[index]
             content = row[self.image_column]["bytes"]
             if content is None:
                 raise ValueError(f"row {index} names a file in place of an image; save the data set with its images embedded")
-            yield EncodedImage(content, row[self.label_column], f"row {index}")
+            yield EncodedImage(content, self._label(index, row[self.label_column]), f"row {index}")
 
     def part(self, index: Tensor) -> RowImages:
         """See `Images.part`."""
-        return RowImages(
-            table=self.table.select(index.tolist()), image_column=self.image_column, label_column=self.label_column
-        )
+        return replace(self, table=self.table.select(index.tolist()))
+
+    @property
+    def _num_classes(self) -> int:
+        return len(self.table.features[self.label_column].names)
+
+    def _label(self, index: int, label: int | None) -> int:
+        if label is None or not 0 <= label < self._num_classes:
+            raise ValueError(
+                f"row {index} of the split {self.split} has the label {label}; there are {self._num_classes} classes, so "
+                f"labels are 0 to {self._num_classes - 1}. Splits without labels often have -1: say which splits to use with "
+                "`train` and `test`"
+            )
+        return label
 
 
-def _rows(table: Any, source: HuggingFaceData) -> RowImages:
+def _rows(found: Any, source: HuggingFaceData, *, split: str) -> RowImages:
     import datasets
 
+    table = found[split]
     kinds = {source.image_column: datasets.Image, source.label_column: datasets.ClassLabel}
     for column, kind in kinds.items():
         if not isinstance(table.features.get(column), kind):
@@ -106,4 +122,4 @@ def _rows(table: Any, source: HuggingFaceData) -> RowImages:
                 f"column {column} is no {kind.__name__}; there are {listed}. Say which with image_column, label_column"
             )
     plain = table.cast_column(source.image_column, datasets.Image(decode=False))
-    return RowImages(table=plain, image_column=source.image_column, label_column=source.label_column)
+    return RowImages(table=plain, split=split, image_column=source.image_column, label_column=source.label_column)

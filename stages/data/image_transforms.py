@@ -138,10 +138,11 @@ class Decoder:
                 mode, bands = image.mode, len(image.getbands())
                 if mode in (_GREY if self.channels == 1 else _GREY | _COLOUR):
                     return image.convert("RGB" if self.channels == 3 else "L")
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # damaged files make decoders raise whatever they come across, not OSError alone
             if self.skips_broken:
                 return None
-            reason = str(error) or type(error).__name__
+            reason = "it is no image that is known" if isinstance(error, UnidentifiedImageError) else str(error)
+            reason = reason or type(error).__name__
             raise ValueError(
                 f"{where} cannot be decoded: {reason}. Mend or remove it, or set on_broken: skip to leave such images out"
             ) from error

@@ -8,7 +8,7 @@ no more than two windows of encoded images are held. The shards were shuffled wh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -34,7 +34,12 @@ from stages.data.shards import (
     read_manifest,
 )
 
-COLUMNS = ("image", "label", "name")
+COLUMNS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "image": ("binary", lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind)),
+    "label": ("integer", pa.types.is_integer),
+    "name": ("string", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
+}
+"""Of a shard: name, and what its values are."""
 _READERS = 4
 _READ_ERRORS = (OSError, pa.ArrowException)
 
@@ -166,7 +171,8 @@ class ShardImages:
         rows = (
             (image.as_buffer(), label.as_py(), name.as_py()) for image, label, name in zip(images, labels, names, strict=True)
         )
-        if len(images) != expected.rows or group_digest(rows) != expected.digest:
+        has_gaps = any(column.null_count for column in columns)
+        if has_gaps or len(images) != expected.rows or group_digest(rows) != expected.digest:
             raise ValueError(
                 f"{place} is not what {MANIFEST_FILE} says it holds: it was changed or damaged; copy the shards anew"
             )
@@ -182,16 +188,33 @@ class ShardImages:
         """Where the row groups of a shard are: read once, and not with each group."""
         if file not in self.footers:
             with self.open_file(file) as opened:
-                self.footers[file] = parquet.read_metadata(opened)
+                footer = parquet.read_metadata(opened)
+            refuse_other_columns(file, footer.schema.to_arrow_schema())
+            self.footers[file] = footer
         return self.footers[file]
 
     def _column(self, file: str, name: str) -> list[int]:
         try:
             with self.open_file(file) as opened:
-                column: list[int] = parquet.ParquetFile(opened).read(columns=[name]).column(0).to_pylist()
+                column = parquet.ParquetFile(opened, metadata=self._footer(file)).read(columns=[name]).column(0)
         except _READ_ERRORS as error:
             raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-        return column
+        if column.null_count:
+            raise ValueError(f"{file} has {column.null_count} rows without a {name}; copy the shards anew")
+        found: list[int] = column.to_pylist()
+        return found
+
+
+def refuse_other_columns(file: str, schema: Any) -> None:
+    """Raise ValueError where a Parquet file has not the columns of a packed data set."""
+    found = {field.name: field.type for field in schema}
+    if not all(name in found and fits(found[name]) for name, (_, fits) in COLUMNS.items()):
+        there = ", ".join(f"{name} ({kind})" for name, kind in found.items()) or "none"
+        wanted = ", ".join(f"{name} ({kind})" for name, (kind, _) in COLUMNS.items())
+        raise ValueError(
+            f"{file} has the columns {there}; expected {wanted}, as data.pack writes them. Pack the images anew, or copy the "
+            "shards anew"
+        )
 
 
 def _dataset(source: ImageData, manifest: Manifest, open_file: OpenFile, *, window: int) -> Dataset:

@@ -5,7 +5,9 @@ Nothing that could run code is read: safetensors, or a torch file opened with `w
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -34,14 +36,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} is no file of weights by its name; expected one of {', '.join(SUFFIXES)}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, and reading that could run code of whoever wrote it, so it is refused "
-            f"({str(error).splitlines()[0]}). Load it where you trust it and save its state_dict() alone, best as safetensors"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        # Training scripts keep their command line beside the weights: names and values, in a class that does nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
         raise ValueError(f"{path} cannot be read as a file of weights: {error}") from error
+    except Exception as error:  # damaged files make torch raise whatever it comes across
+        # Of torch's own words only the name: they advise to switch the safety off.
+        kind = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if kind is None:
+            raise ValueError(
+                f"{path} cannot be read as a file of weights: it is none of torch's, or damaged or cut short"
+            ) from error
+        raise ValueError(
+            f"{path} holds more than tensors ({kind[1]}), and reading that could run code of whoever wrote it, so it is "
+            "refused. Load it where you trust it and save its state_dict() alone, best as safetensors"
+        ) from error
     return _unwrapped(content, path)
 
 
@@ -60,7 +70,9 @@ def load_named(architecture: Architecture, *, source: str, head: Head, seed: int
         described = timm.get_pretrained_cfg(source)
         if described is None or not described.has_weights:
             raise ValueError(f"timm has no pretrained weights for {source}; set weights: file, or weights: random")
-    return _timm_with_weights(architecture, {}, source=source, head=head, seed=seed)
+    num_known = _num_known(source)
+    _refuse_other_classes(architecture, num_known, head=head, where=source)  # before anything is fetched
+    return _timm_with_weights(architecture, {}, source=source, num_known=num_known, head=head, seed=seed)
 
 
 def load_tensors(architecture: Architecture, state: Mapping[str, Tensor], *, head: Head, seed: int, where: str) -> nn.Module:
@@ -72,9 +84,14 @@ def load_tensors(architecture: Architecture, state: Mapping[str, Tensor], *, hea
     if architecture.builder == "timm":
         try:
             overlay = _overlay(architecture, state)
-            return _timm_with_weights(architecture, overlay, source=architecture.name, head=head, seed=seed)
+            num_known = overlay["num_classes"]
+            loaded = _timm_with_weights(
+                architecture, overlay, source=architecture.name, num_known=num_known, head=head, seed=seed
+            )
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"{where} does not fit {architecture.name}: {_short(error)}") from error
+        _refuse_other_classes(architecture, num_known, head=head, where=where)  # it is of this architecture, after all
+        return loaded
     model = build_network(architecture, seed=seed)
     kept = dict(state)
     if head == "new":
@@ -91,32 +108,32 @@ def head_tensors(model: nn.Module) -> tuple[str, ...]:
 
 
 def _timm_with_weights(
-    architecture: Architecture, overlay: Mapping[str, Any], *, source: str, head: Head, seed: int
+    architecture: Architecture, overlay: Mapping[str, Any], *, source: str, num_known: int, head: Head, seed: int
 ) -> nn.Module:
     """All else is the loading of timm: renamed tensors, position embeddings of another size, another number of channels."""
-    num_classes = len(architecture.class_names)
-    num_known = _num_known(source, overlay)
-    if num_known != num_classes and head == "keep":
-        raise ValueError(
-            f"the weights of {source} know {num_known} classes and the data have {num_classes}; set head: new for a new "
-            "classifier on the trained network"
-        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = create_timm(
             architecture, name=source, pretrained=True, num_classes=num_known, pretrained_cfg_overlay=dict(overlay)
         )
         if head == "new":
-            cast("Any", model).reset_classifier(num_classes)  # every classifier of timm has it
+            cast("Any", model).reset_classifier(len(architecture.class_names))  # every classifier of timm has it
     return model
 
 
-def _num_known(source: str, overlay: Mapping[str, Any]) -> int:
+def _refuse_other_classes(architecture: Architecture, num_known: int, *, head: Head, where: str) -> None:
+    num_classes = len(architecture.class_names)
+    if num_known != num_classes and head == "keep":
+        raise ValueError(
+            f"the weights of {where} know {num_known} classes and the data have {num_classes}; set head: new for a new "
+            "classifier on the trained network"
+        )
+
+
+def _num_known(source: str) -> int:
     import timm
     from timm.models import load_model_config_from_hf
 
-    if "num_classes" in overlay:
-        return int(overlay["num_classes"])
     if source.startswith("hf-hub:"):
         return int(load_model_config_from_hf(source.removeprefix("hf-hub:"))[0]["num_classes"])
     return int(cast("Any", timm.get_pretrained_cfg(source)).num_classes)

@@ -111,6 +111,19 @@ def test_a_broken_image_is_named_or_left_out_and_listed(tmp_path, capsys):
     assert "left out 1 broken images of 12: dog/001.png" in capsys.readouterr().out
 
 
+def test_whatever_a_decoder_comes_across_in_a_damaged_file_the_file_is_named(tmp_path):
+    """Pillow answers the first two with a plain ValueError, where others get an OSError."""
+    root = write_folder(tmp_path / "images")
+    broken = root / "train" / "dog" / "001.png"
+    short_header = broken.read_bytes()[:8] + b"\0\0\0\5IHDR" + bytes(9)
+    for content in (short_header, b"P6 8 8 x55 " + bytes(192), b"no image"):
+        broken.write_bytes(content)
+        with pytest.raises(ValueError, match=r"train/dog/001.png cannot be decoded: "):
+            numbers_in(load_dataset(data_of(root)).train, batch_size=5)
+        data = load_dataset(data_of(root, on_broken="skip"))
+        assert sorted(all_numbers_in(data.train, batch_size=5)) == [0, *range(2, 12)]
+
+
 def test_pixel_formats_that_would_lose_something_are_refused(tmp_path):
     root = write_folder(tmp_path / "images")
     grey = {"channels": 1, "mean": (0.0,), "std": (1.0,)}

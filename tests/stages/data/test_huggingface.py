@@ -13,23 +13,27 @@ from tests.stages.data.support import PLAIN, all_numbers_in, numbers_in
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def rows(numbers):
+def rows(numbers, labels=None):
     images = []
     for number in numbers:
         file = io.BytesIO()
         Image.new("RGB", (8, 8), (number // 256, number % 256, 0)).save(file, format="PNG")
         images.append({"bytes": file.getvalue(), "path": None})
-    return {"image": images, "label": [number % 2 for number in numbers]}
+    return {"image": images, "label": labels or [number % 2 for number in numbers]}
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     datasets = pytest.importorskip("datasets", reason="pip install 'orchestrator[huggingface]'")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
-    splits = {name: datasets.Dataset.from_dict(rows(numbers), features) for name, numbers in SPLITS.items()}
+    splits = {name: table(datasets, rows(numbers)) for name, numbers in SPLITS.items()}
     folder = tmp_path_factory.mktemp("saved")
     datasets.DatasetDict(splits).save_to_disk(str(folder))
     return folder
+
+
+def table(datasets, found):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    return datasets.Dataset.from_dict(found, features)
 
 
 SPLITS = {"train": range(12), "test": range(100, 106)}
@@ -51,6 +55,18 @@ def test_a_saved_data_set_gives_its_images_and_is_known_by_its_content(saved):
     assert held_out.train.num_samples + held_out.test.num_samples == 12
     assert data_of(saved).identity() == data_of(saved, num_workers=2).identity()
     assert data_of(saved).identity() != data_of(saved, test="train").identity()
+
+
+@pytest.mark.parametrize("label", [-1, None])
+def test_a_label_of_no_class_is_named_with_its_row(label, tmp_path):
+    """Test splits of competitions have -1; on a GPU such a label would end the process."""
+    datasets = pytest.importorskip("datasets", reason="pip install 'orchestrator[huggingface]'")
+    whole, gaps = table(datasets, rows(range(4))), table(datasets, rows(range(4), labels=[0, 1, label, 1]))
+    datasets.DatasetDict(train=whole, test=gaps).save_to_disk(str(tmp_path))
+    with pytest.raises(ValueError, match=rf"row 2 of the split test has the label {label}; there are 2 classes"):
+        numbers_in(load_dataset(data_of(tmp_path)).test, batch_size=4)
+    with pytest.raises(ValueError, match=f"row 2 of the split test has the label {label}"):
+        load_dataset(data_of(tmp_path, train="test", evaluate_on="validation"))
 
 
 def test_what_is_not_there_is_named_with_what_is(saved, tmp_path):

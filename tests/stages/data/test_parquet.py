@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import uuid
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 from servers import BUCKET, environment, started
 
 from stages.contract import local_context
@@ -214,6 +216,24 @@ def test_damaged_or_exchanged_shards_are_found_out(folder, tmp_path):
         data_of(folder, path=str(copy)).identity()
     with pytest.raises(ValueError, match=r"expected a folder, or s3://bucket/prefix"):
         data_of(folder, path="gs://bucket/images")
+
+
+def test_shards_with_other_columns_are_named_with_what_was_expected(folder, tmp_path):
+    shutil.copytree(folder / "packed" / "output", tmp_path / "copy")
+    first = tmp_path / "copy" / "train-00000.parquet"
+    whole = parquet.read_table(first)
+    text, missing = pa.array(["cat"] * len(whole)), pa.array([None] * len(whole), pa.int32())
+    for table, message in [
+        (whole.drop(["image"]), r"columns label \(int32\), name \(string\); expected image \(binary\), label \(integer\)"),
+        (whole.drop(["label"]), r"columns image \(binary\), name \(string\); expected"),
+        (whole.set_column(1, "label", text), r"label \(string\).*; expected"),
+        (whole.set_column(0, "image", missing), r"image \(int32\).*; expected"),
+        (whole.set_column(1, "label", missing), r"is not what dataset.json says|rows without a label"),
+    ]:
+        parquet.write_table(table, first)
+        for split in ("test", "validation"):
+            with pytest.raises(ValueError, match=rf"train-00000.parquet.*{message}"):
+                numbers_in(load_dataset(data_of(folder, path=str(first.parent), evaluate_on=split)).train, batch_size=8)
 
 
 def test_broken_images_are_found_while_packing_and_can_be_left_out(tmp_path, capsys):
