@@ -11,15 +11,13 @@ import torch
 
 from stages.contract import StageContext, StageResult
 from stages.data.base import Dataset, load_stage_data
-from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle, save_bundle
-from stages.models.layer_table import save_layers
-from stages.models.measures import measure_model
+from stages.models.bundle import ModelBundle, fold_bundle
 from stages.models.token_reduction import BipartiteReduction, kept_tokens, refuse_model, vit_shape
 from stages.models.token_trace import save_trace
 from stages.ops.counting import count_compute
 from stages.ops.token_budget import ViTShape
-from stages.training.evaluation import evaluate_top1
-from stages.training.model_artifact import receive_model
+from stages.training.model_artifact import deliver_measured, receive_model
+from stages.training.tasks.classification import TASK as CLASSIFICATION
 
 NUM_PICTURES = 4
 
@@ -35,23 +33,16 @@ def deliver_fixed(context: StageContext, *, stage: str, reduce: Callable[[ModelB
     bundle = receive_model(context, data)
     refuse_model(bundle.model, who=stage)
     dense = count_macs(bundle)
-    before = evaluate_top1(bundle.model, data.test)
+    before = CLASSIFICATION.evaluate(bundle.model, data.test)
     bundle = reduce(bundle, shape_of(bundle))
-    after = evaluate_top1(bundle.model, data.test)
-    save_bundle(bundle, context.output)
-    save_layers(bundle, context.output)
-    save_pictures(bundle, data, folder=context.output)
-    return StageResult(
-        metrics={
-            "top1_accuracy": after.accuracy,
-            "num_correct": after.correct,
-            "num_test": after.total,
-            **measure_model(bundle),
-            "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
-            "initial_top1_accuracy": before.accuracy,
-            **token_metrics(bundle, dense_macs=dense),
-        }
+    result = deliver_measured(
+        bundle,
+        context=context,
+        score=CLASSIFICATION.evaluate(bundle.model, data.test),
+        metrics={"initial_top1_accuracy": before.value, **token_metrics(bundle, dense_macs=dense)},
     )
+    save_pictures(bundle, data, folder=context.output)
+    return result
 
 
 def shape_of(bundle: ModelBundle) -> ViTShape:

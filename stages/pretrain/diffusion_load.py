@@ -6,16 +6,14 @@ from pathlib import Path
 
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_stage_data
-from stages.models.bundle import WEIGHTS_FILE, build_bundle, save_bundle
+from stages.models.bundle import build_bundle
 from stages.models.diffusion_folder import find_pipeline
 from stages.models.diffusion_pipeline import load_pipeline
-from stages.models.layer_table import save_layers
-from stages.models.measures import measure_model
 from stages.ops.seeds import derive_seed
 from stages.pretrain.architectures import architecture_of
 from stages.pretrain.diffusion_settings import LoadDiffusionSettings
+from stages.pretrain.load import deliver_loaded
 from stages.training.seeding import prepare_process
-from stages.training.tasks.base import task_of
 
 
 def load_diffusion(context: StageContext) -> StageResult:
@@ -24,7 +22,7 @@ def load_diffusion(context: StageContext) -> StageResult:
     Raises:
         ValueError: the folder is no such pipeline, its network draws other images than the data have, or a file is damaged.
     """
-    device = prepare_process(context)
+    prepare_process(context)
     settings = context.settings
     assert isinstance(settings, LoadDiffusionSettings)
     data = load_stage_data(context)
@@ -32,14 +30,4 @@ def load_diffusion(context: StageContext) -> StageResult:
         bundle = load_pipeline(find_pipeline(Path(settings.pipeline)), input_spec=data.input_spec)
     else:
         bundle = build_bundle(architecture_of(settings, data), seed=derive_seed(context.seed, "weights"))
-    save_bundle(bundle, context.output)
-    save_layers(bundle, context.output)
-    score = task_of(bundle).evaluate(bundle.model.to(device), data.test, device=device)
-    bundle.model.cpu()
-    return StageResult(
-        metrics={
-            **score.metrics,
-            **measure_model(bundle),
-            "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
-        }
-    )
+    return deliver_loaded(bundle, data=data, context=context)

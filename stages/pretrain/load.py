@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
-
 from stages.contract import StageContext, StageResult
 from stages.data.base import Dataset, load_stage_data
-from stages.models.bundle import WEIGHTS_FILE, Architecture, ModelBundle, load_bundle, save_bundle
-from stages.models.layer_table import save_layers
-from stages.models.measures import measure_model
+from stages.models.bundle import ModelBundle, load_bundle
 from stages.models.weights import load_named, load_tensors, read_weights
 from stages.models.zoo import build_network
 from stages.ops.seeds import derive_seed
 from stages.pretrain.architectures import architecture_of
 from stages.pretrain.settings import LoadSettings, TransferSettings
-from stages.training.evaluation import evaluate_top1
+from stages.training.model_artifact import deliver_measured
 from stages.training.seeding import prepare_process
+from stages.training.tasks.base import task_of
 
 
 def load(context: StageContext) -> StageResult:
@@ -40,7 +37,7 @@ def load(context: StageContext) -> StageResult:
     else:
         path = Path(settings.weights_file)
         model = load_tensors(architecture, read_weights(path), head=settings.head, seed=seed, where=str(path))
-    return _deliver(architecture, model, data=data, context=context)
+    return deliver_loaded(ModelBundle(architecture=architecture, model=model), data=data, context=context)
 
 
 def transfer(context: StageContext) -> StageResult:
@@ -66,20 +63,11 @@ def transfer(context: StageContext) -> StageResult:
     architecture = before.architecture.model_copy(update={"input_spec": data.input_spec, "class_names": data.class_names})
     state, seed = before.model.state_dict(), derive_seed(context.seed, "weights")
     model = load_tensors(architecture, state, head=settings.head, seed=seed, where="the input model")
-    return _deliver(architecture, model, data=data, context=context)
+    return deliver_loaded(ModelBundle(architecture=architecture, model=model), data=data, context=context)
 
 
-def _deliver(architecture: Architecture, model: nn.Module, *, data: Dataset, context: StageContext) -> StageResult:
-    bundle = ModelBundle(architecture=architecture, model=model.to(context.device).eval())
-    top1 = evaluate_top1(bundle.model, data.test, device=context.device)
-    save_bundle(bundle, context.output)
-    save_layers(bundle, context.output)
-    return StageResult(
-        metrics={
-            "top1_accuracy": top1.accuracy,
-            "num_correct": top1.correct,
-            "num_test": top1.total,
-            **measure_model(bundle),
-            "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
-        }
-    )
+def deliver_loaded(bundle: ModelBundle, *, data: Dataset, context: StageContext) -> StageResult:
+    """Measure a model that was not trained here, and hand it out."""
+    score = task_of(bundle).evaluate(bundle.model.to(context.device).eval(), data.test, device=context.device)
+    bundle.model.cpu()
+    return deliver_measured(bundle, context=context, score=score)

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_stage_data
-from stages.models.bundle import WEIGHTS_FILE, save_bundle
-from stages.models.layer_table import save_layers
-from stages.models.measures import measure_model
 from stages.ops.seeds import derive_seed
 from stages.quantize.layers import attach_quantizers, layers_asked
 from stages.quantize.settings import PTQSettings
 from stages.quantize.training import grid_metrics
-from stages.training.model_artifact import receive_model
+from stages.training.model_artifact import deliver_measured, receive_model
 from stages.training.seeding import prepare_process
 from stages.training.tasks.base import task_of
 
@@ -52,14 +49,9 @@ def run(context: StageContext) -> StageResult:
         timestep_groups=settings.timestep_groups,
         trains=False,
     )
-    save_bundle(bundle, context.output)
-    save_layers(bundle, context.output)
-    return StageResult(
-        metrics={
-            **task.evaluate(bundle.model, data.test).metrics,
-            **measure_model(bundle),
-            "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
-            f"initial_{before.metric}": before.value,
-            **grid_metrics(bundle),
-        }
+    return deliver_measured(
+        bundle,
+        context=context,
+        score=task.evaluate(bundle.model, data.test),
+        metrics={f"initial_{before.metric}": before.value, **grid_metrics(bundle)},
     )

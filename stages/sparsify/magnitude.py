@@ -7,12 +7,10 @@ retrains afterwards; here that is a `finetune` stage of its own, which keeps the
 from __future__ import annotations
 
 from stages.contract import StageContext, StageResult
-from stages.models.bundle import WEIGHTS_FILE, save_bundle
-from stages.models.layer_table import save_layers
-from stages.models.measures import measure_model
 from stages.models.nm_mask import apply_masks
 from stages.ops.nm import magnitude_mask
 from stages.sparsify.layers import mask_metrics, receive_dense_model
+from stages.training.model_artifact import deliver_measured
 
 
 def run(context: StageContext) -> StageResult:
@@ -25,16 +23,6 @@ def run(context: StageContext) -> StageResult:
     model = dense.bundle.model.cpu()
     masks = {name: magnitude_mask(model.get_submodule(name).weight, pattern=dense.pattern) for name in dense.names}  # type: ignore[arg-type]
     bundle = apply_masks(dense.bundle, masks, pattern=dense.pattern)
-    save_bundle(bundle, context.output)
-    save_layers(bundle, context.output)
     after = dense.task.evaluate(bundle.model.to(dense.device), dense.data.test, device=dense.device)
     bundle.model.cpu()
-    return StageResult(
-        metrics={
-            **after.metrics,
-            **measure_model(bundle),
-            "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
-            **dense.initial_metrics,
-            **mask_metrics(bundle),
-        }
-    )
+    return deliver_measured(bundle, context=context, score=after, metrics={**dense.initial_metrics, **mask_metrics(bundle)})

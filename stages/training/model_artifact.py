@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from stages.contract import StageContext, StageResult
@@ -11,7 +12,7 @@ from stages.data.base import Dataset
 from stages.models.bundle import WEIGHTS_FILE, ModelBundle, load_bundle, save_bundle
 from stages.models.zoo import CLASSIFICATION
 from stages.training.loop import TrainingReport
-from stages.training.tasks.base import refuse_other_tasks
+from stages.training.tasks.base import Score, refuse_other_tasks
 
 HISTORY_FILE = "history.json"
 
@@ -55,23 +56,40 @@ def deliver_model(
         report: what `train` returned.
         metrics: the method's own figures; they follow from settings, inputs and seed.
     """
+    result = deliver_measured(
+        bundle,
+        context=context,
+        score=report.score,
+        metrics={"final_loss": report.final_loss, "num_steps": report.num_steps, **(metrics or {})},
+    )
+    history = json.dumps(list(report.history), indent=1, allow_nan=False) + "\n"
+    (context.output / HISTORY_FILE).write_text(history, encoding="utf-8")
+    return replace(result, measurements={"training_s": report.seconds, "training_images_per_s": report.images_per_s})
+
+
+def deliver_measured(
+    bundle: ModelBundle, *, context: StageContext, score: Score, metrics: Mapping[str, Any] | None = None
+) -> StageResult:
+    """Write the bundle and the table of layers to the context's output; gather what every stage reports of the model it made.
+
+    Args:
+        bundle: the model, on the CPU.
+        context: of the stage.
+        score: of the model on the test images.
+        metrics: the stage's own figures; they follow from settings, inputs and seed.
+    """
     from stages.models.layer_table import save_layers
     from stages.models.measures import measure_model
 
     save_bundle(bundle, context.output)
     save_layers(bundle, context.output)
-    history = json.dumps(list(report.history), indent=1, allow_nan=False) + "\n"
-    (context.output / HISTORY_FILE).write_text(history, encoding="utf-8")
     return StageResult(
         metrics={
-            **report.score.metrics,
+            **score.metrics,
             **measure_model(bundle),
             "size_bytes": (context.output / WEIGHTS_FILE).stat().st_size,
-            "final_loss": report.final_loss,
-            "num_steps": report.num_steps,
             **(metrics or {}),
-        },
-        measurements={"training_s": report.seconds, "training_images_per_s": report.images_per_s},
+        }
     )
 
 
