@@ -6,12 +6,10 @@ result = orchestrator.api.submit(plan, workspace=workspace)
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,24 +18,20 @@ from orchestrator.engine.place import RayPlace
 from orchestrator.engine.run_options import RunOptions, options_recorded
 from orchestrator.engine.units import State
 from orchestrator.errors import (
-    AlreadySubmitted,
-    BudgetReached,
     ClusterError,
     Interrupted,
     OrchestratorError,
-    PlanError,
     StoreError,
     UsageError,
 )
 from orchestrator.report.run_status import FINAL_STATES, RunStatus, read_run_status
+from orchestrator.requests import claim_key, make_request, note_what_is_there_by_now, refuse_other_keys, within_budget
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.base import Store, open_store
-from orchestrator.store.blobs import digest_bytes
 from orchestrator.store.lease import Holder, Leases
 from orchestrator.store.ledger import Ledger
-from orchestrator.workflow.budget import NOTHING, Hours, exceeded
+from orchestrator.workflow.budget import NOTHING, Hours
 from orchestrator.workflow.check import CheckedWorkflow, check_workflow
-from orchestrator.workflow.identity import encode
 from orchestrator.workflow.load import load_text, load_workflow
 from orchestrator.workflow.plan import Plan, PlanNode, Selection, Status
 from orchestrator.workflow.planning import make_plan
@@ -155,15 +149,15 @@ def submit(
     With an `idempotency_key` that a run of this store was begun with before, AlreadySubmitted names it, and nothing is begun.
     """
     leases = Leases(workspace.store, run="")
-    options, place = _within_budget(plan, workspace, options), place or RayPlace()
-    request = _request(plan, executor, options, tags or {}, origin or {}, idempotency_key)
+    options, place = within_budget(plan, workspace.artifacts, options), place or RayPlace()
+    request = make_request(plan, executor, options, tags or {}, origin or {}, idempotency_key)
     if place.address and plan.has_work:
         request["cluster"] = {"address": place.address, "store_is_shared": place.store_is_shared}
 
     def claim(run: str) -> None:
         leases.run = run
         leases.acquire(f"run-{run}")
-        _claim_key(request, run, workspace.ledger)
+        claim_key(request, run, workspace.ledger)
 
     try:
         run = workspace.ledger.begin(request, claim=claim)
@@ -190,13 +184,13 @@ def enqueue(
     """
     from orchestrator.engine.provenance import command_provenance
 
-    options = _within_budget(plan, workspace, options)
-    request = _request(plan, "ray", options, tags or {}, origin or {}, idempotency_key)
+    options = within_budget(plan, workspace.artifacts, options)
+    request = make_request(plan, "ray", options, tags or {}, origin or {}, idempotency_key)
     cluster = {"address": address, "store_is_shared": store_is_shared, "is_job": True}
     ledger = workspace.ledger
     return ledger.begin(
         {**request, "cluster": cluster, "provenance": command_provenance()},
-        claim=lambda run: _claim_key(request, run, ledger),
+        claim=lambda run: claim_key(request, run, ledger),
     )
 
 
@@ -209,39 +203,6 @@ def spent_so_far(run: str, *, workspace: Workspace) -> Hours:
         spent += found.spent
         run = found.request.get("origin", {}).get("continues", "")
     return spent
-
-
-def _within_budget(plan: Plan, workspace: Workspace, options: RunOptions | None) -> RunOptions:
-    """The options with the workflow's budget where they have none; BudgetReached where it cannot be enough."""
-    options = options or RunOptions()
-    options = replace(options, budget=options.budget or plan.checked.loaded.workflow.budget)
-    if options.budget is None or not plan.has_work:
-        return options
-    if options.budget.usd is not None and not options.prices.are_known:
-        raise UsageError("a budget in money needs prices", next_step="RunOptions(prices=...), or a budget in hours")
-    over = exceeded(options.budget, options.spent_before, options.prices)
-    if over:
-        raise BudgetReached(f"the budget is spent: {over}", next_step="a larger --budget goes on where it stopped")
-    from orchestrator.report.pricing import price_plan
-
-    price = price_plan(plan, workspace.artifacts)
-    over = exceeded(options.budget, options.spent_before + price.low, options.prices)
-    if over:
-        raise BudgetReached(
-            f"the plan needs more than its budget: {over} at least, by {price.num_records} recorded attempts; nothing was run",
-            next_step="a larger --budget, fewer trials, or --until NODE",
-        )
-    return options
-
-
-def _claim_key(request: Mapping[str, Any], run: str, ledger: Ledger) -> None:
-    """Take the idempotency key, if there is one, for this run; AlreadySubmitted if another has it."""
-    key = request.get("idempotency_key")
-    if key:
-        asked = digest_bytes(encode({name: request[name] for name in ("text", "overrides", "selection")}))
-        standing, before = ledger.claim_submission(digest_bytes(key.encode()), run, asked=asked)
-        if standing != run:
-            raise AlreadySubmitted(standing, is_same=before == asked)
 
 
 def drive_recorded(run: str, *, workspace: Workspace, place: RayPlace, watcher: Watcher | None = None) -> RunResult:
@@ -261,27 +222,16 @@ def drive_recorded(run: str, *, workspace: Workspace, place: RayPlace, watcher: 
             raise UsageError(f"run {run} has ended: it is {found.state}", next_step=f"orchestrator resume {run}")
         try:
             plan = plan_recorded(run, workspace=workspace)
-            _refuse_other_keys(plan, request)
+            refuse_other_keys(plan, request)
         except OrchestratorError as error:
             ledger.write(run, [{"type": "run_finished", "state": "failed", "seconds": 0.0, "error": error.message}])
             raise
-        _note_what_is_there_by_now(plan, request, run, ledger)
+        note_what_is_there_by_now(plan, request, run, ledger)
         options = options_recorded(request)
         return _drive(plan, run, workspace, leases, "ray", options, watcher, place, provenance=request.get("provenance"))
     finally:
         with suppress(StoreError):
             leases.close()
-
-
-def _note_what_is_there_by_now(plan: Plan, request: Mapping[str, Any], run: str, ledger: Ledger) -> None:
-    """Between its record and its driver another run may have made nodes of this one: they are hits, not left out."""
-    asked = {label: status for label, _, _, _, status, *_ in request["plan"]}
-    rows = [
-        [node.label, node.node, node.spec.name, node.key, node.status.value]
-        for node in plan.nodes.values() if asked.get(node.label, node.status.value) != node.status.value
-    ]  # fmt: skip
-    if rows:
-        ledger.write(run, [{"type": "nodes_added", "nodes": rows}])
 
 
 def _drive(
@@ -307,19 +257,6 @@ def _drive(
         watcher=watcher or Watcher(),
         provenance=provenance,
     )
-
-
-def _refuse_other_keys(plan: Plan, request: Mapping[str, Any]) -> None:
-    """What runs is what was shown when it was asked for, or nothing."""
-    asked = {label: key for label, _, _, key, *_ in request["plan"]}
-    made = {label: node.key for label, node in plan.nodes.items()}
-    other = next((label for label, key in asked.items() if made.get(label, key) != key), None)
-    if other is not None:
-        raise PlanError(
-            f'the code here makes key {made[other][:8]} for node "{other}", and the code that asked for the run '
-            f"{asked[other][:8]}",
-            next_step="the same versions of the stages' packages on the cluster as where the run is submitted",
-        )
 
 
 def status(run: str, *, workspace: Workspace) -> RunStatus:
@@ -365,38 +302,6 @@ def _executor(
     from orchestrator.engine.executors.ray import RayExecutor
 
     return RayExecutor(store, run=run, workflow=workflow, place=place)
-
-
-def _request(
-    plan: Plan, executor: Any, options: RunOptions, tags: Mapping[str, str], origin: Mapping[str, str], idempotency_key: str
-) -> dict[str, Any]:
-    loaded = plan.checked.loaded
-    return {
-        "workflow": plan.name,
-        "file": loaded.file,
-        "text": loaded.text,
-        "overrides": list(loaded.overrides),
-        "command": sys.argv[0:1] + sys.argv[1:],
-        "executor": executor if isinstance(executor, str) else "own",
-        **options.to_request(),
-        "tags": dict(tags),
-        "process_id": os.getpid(),
-        "user": _user(),
-        "selection": vars(plan.selection),
-        **({"origin": dict(origin)} if origin else {}),
-        **({"idempotency_key": idempotency_key} if idempotency_key else {}),
-        "plan": [[node.label, node.node, node.spec.name, node.key, node.status.value] for node in plan.nodes.values()],
-    }
-
-
-def _user() -> str:
-    """Who asks, as the system calls them; empty where it has no name for them."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
 
 
 __all__ = [
