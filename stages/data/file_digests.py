@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +20,9 @@ from blake3 import blake3
 FORMAT = 1
 SETTLED_NS = 2_000_000_000
 _READERS = 8
+
+Mark = list[Any]
+"""Size in bytes, time of change in ns, and an inode or the like: equal ones mean that a file was not changed."""
 
 
 def cache_folder() -> Path:
@@ -36,26 +39,50 @@ def file_digests(root: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]
     Raises:
         ValueError: a file cannot be read.
     """
-    memo = _Memo(root)
-    found: dict[str, tuple[int, str]] = {}
-    unknown: list[str] = []
-    kept: dict[str, list[Any]] = {}
-    for name in names:
-        entry = memo.entries.get(name)
-        mark = _mark(f"{root}/{name}")
-        if isinstance(entry, list) and len(entry) == 4 and entry[:3] == mark:
-            kept[name] = entry
-            found[name] = (int(entry[0]), str(entry[3]))
-        else:
-            unknown.append(name)
+
+    def mark(name: str) -> Mark:
+        return file_mark(f"{root}/{name}")
+
+    marks = {name: mark(name) for name in names}
+    return remembered_digests(str(root.absolute()), marks, mark=mark, digest=lambda name: _content_digest(root / name))
+
+
+def remembered_digests(
+    place: str, marks: Mapping[str, Mark], *, mark: Callable[[str], Mark], digest: Callable[[str], str]
+) -> dict[str, tuple[int, str]]:
+    """Size and digest of each file: what is remembered of `place` where the mark is the same, otherwise what `digest` finds.
+
+    Args:
+        place: what the memo is called by: where the files are, and what the digest is of.
+        marks: name of each file -> what it is known to be unchanged by.
+        mark: of a file once more, after it was read.
+        digest: reads a file.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    memo = _Memo(place)
+    kept = {
+        name: entry
+        for name in marks
+        if isinstance(entry := memo.entries.get(name), list) and len(entry) == 4 and entry[:3] == marks[name]
+    }
+
+    def read(name: str) -> tuple[str, bool]:
+        started_ns = time.time_ns()
+        found = digest(name)
+        return found, mark(name) == marks[name] and started_ns - int(marks[name][1]) > SETTLED_NS
+
+    unknown = [name for name in marks if name not in kept]
+    found = {name: str(entry[3]) for name, entry in kept.items()}
     with ThreadPoolExecutor(_READERS) as pool:
-        for name, (mark, digest, is_settled) in zip(unknown, pool.map(lambda name: _read(root / name), unknown), strict=True):
-            found[name] = (mark[0], digest)
+        for name, (content, is_settled) in zip(unknown, pool.map(read, unknown), strict=True):
+            found[name] = content
             if is_settled:
-                kept[name] = [*mark, digest]
+                kept[name] = [*marks[name], content]
     if kept != memo.entries:
         memo.write(kept)
-    return found
+    return {name: (int(mark[0]), found[name]) for name, mark in marks.items()}
 
 
 def tree_digest(root: Path) -> str:
@@ -88,9 +115,9 @@ def combined_digest(found: Mapping[str, tuple[int, str]]) -> str:
 class _Memo:
     """What is remembered of one folder: a file in the cache, replaced whole. A lost or damaged one costs a reading only."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = str(root.absolute())
-        self.path = cache_folder() / "data" / f"{blake3(self.root.encode()).hexdigest()[:32]}.json"
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.path = remembered_file(root)
         self.entries: dict[str, list[Any]] = {}
         with suppress(OSError, ValueError, AttributeError):
             read = json.loads(self.path.read_bytes())
@@ -98,29 +125,37 @@ class _Memo:
                 self.entries = read["files"]
 
     def write(self, entries: Mapping[str, list[Any]]) -> None:
-        new = self.path.with_name(f"{self.path.name}.{os.getpid()}-{time.monotonic_ns()}")
-        with suppress(OSError):  # a plan must not fail because the cache is full or read-only
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                new.write_text(json.dumps({"format": FORMAT, "root": self.root, "files": entries}, separators=(",", ":")))
-                new.replace(self.path)
-            finally:
-                new.unlink(missing_ok=True)
+        write_remembered(self.path, {"format": FORMAT, "root": self.root, "files": entries})
 
 
-def _mark(path: Path | str) -> list[int]:
+def remembered_file(name: str) -> Path:
+    """Where this machine remembers what has this name."""
+    return cache_folder() / "data" / f"{blake3(name.encode()).hexdigest()[:32]}.json"
+
+
+def write_remembered(path: Path, value: Any) -> None:
+    """Write JSON into the cache, whole or not at all: a plan must not fail because the cache is full or read-only."""
+    new = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}")
+    with suppress(OSError):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps(value, separators=(",", ":")))
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def file_mark(path: Path | str) -> Mark:
+    """By what a file is known to be unchanged.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116 - a million times
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
     return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
-def _read(path: Path) -> tuple[list[int], str, bool]:
-    before = _mark(path)
-    started_ns = time.time_ns()
-    digest = _content_digest(path)
-    return before, digest, _mark(path) == before and started_ns - before[1] > SETTLED_NS
 
 
 def _content_digest(path: Path) -> str:

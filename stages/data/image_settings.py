@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -16,8 +16,11 @@ from stages.data.file_digests import tree_digest
 from stages.data.folder_files import FOLDER_SPLITS, folder_digest
 from stages.data.shards import MANIFEST_FILE, read_manifest
 from stages.data.source import LOCATION, DataSource, few_images, with_split
+from stages.data.tar_index import MAX_CLASSES
+from stages.data.tar_shards import TarShards
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Source = TypeVar("Source", bound=DataSource)
 
 
 def _tuple(value: Any) -> Any:
@@ -161,6 +164,21 @@ def _anywhere(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
+def _shard_pattern(pattern: str) -> str:
+    folder, _, _ = pattern.rpartition("/")
+    if re.search(r"[*?\[]", folder) or "{" in pattern or pattern.startswith("/") or ".." in pattern.split("/"):
+        raise ValueError(
+            f"{pattern!r}: expected names of shards in `path` as train-*.tar or train/*.tar; * ? [] in the last part only"
+        )
+    return pattern
+
+
+def _with_test_images(source: Source, test: str | None) -> Source:
+    if test is None and source.evaluate_on == "test":
+        raise ValueError("test is none, so there is nothing to measure on; set evaluate_on: validation")
+    return source
+
+
 class FolderData(ImageData):
     """A folder of images, one folder for each class: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg."""
 
@@ -178,9 +196,7 @@ class FolderData(ImageData):
 
     @model_validator(mode="after")
     def _has_images_to_measure_on(self) -> Self:
-        if self.test is None and self.evaluate_on == "test":
-            raise ValueError("test is none, so there is nothing to measure on; set evaluate_on: validation")
-        return self
+        return _with_test_images(self, self.test)
 
     def folders(self) -> dict[str, Path]:
         """Split -> folder."""
@@ -210,6 +226,50 @@ class ParquetData(_ShardedData):
 
     def identity(self) -> str:
         return self._identity(f"parquet:1:{read_manifest(self.path).content_digest()}")
+
+
+class WebDatasetData(_ShardedData):
+    """Tar shards of WebDataset's layout (KEY.jpg beside KEY.cls), in a folder or in a bucket; read as a stream.
+
+    Each machine reads a shard once to learn what it holds, and remembers that while the file, or the object's ETag, stays.
+    """
+
+    loader: ClassVar[str] = "stages.data.webdataset:load_webdataset"
+    name: Literal["webdataset"] = "webdataset"
+    path: Annotated[str, AfterValidator(_anywhere)] = Field(
+        description="the folder with the shards, or s3://bucket/prefix", json_schema_extra=LOCATION
+    )
+    train: Annotated[str, AfterValidator(_shard_pattern)] = Field(
+        "train-*.tar", description="shards in `path` with the training images", json_schema_extra=LOCATION
+    )
+    test: Annotated[str, AfterValidator(_shard_pattern)] | None = Field(
+        "test-*.tar",
+        description="shards in `path` with the test images; none: there are no test images, use validation",
+        json_schema_extra=LOCATION,
+    )
+    label_field: str | None = Field(
+        None, min_length=1, description="field of KEY.json that has the label, in place of KEY.cls, the label alone"
+    )
+    num_classes: int | None = Field(
+        None, ge=1, le=MAX_CLASSES, description="classes; none: as many as the training labels tell, the largest and one"
+    )
+
+    @model_validator(mode="after")
+    def _has_images_to_measure_on(self) -> Self:
+        return _with_test_images(self, self.test)
+
+    def shards(self) -> dict[str, TarShards]:
+        """Split -> its shards."""
+        named = zip(FOLDER_SPLITS, (self.train, self.test), strict=True)
+        return {
+            split: TarShards(path=self.path, pattern=pattern, label_field=self.label_field)
+            for split, pattern in named
+            if pattern is not None
+        }
+
+    def identity(self) -> str:
+        parts = [f"{split}={shards.content_digest()}" for split, shards in self.shards().items()]
+        return self._identity(":".join(["webdataset:1", *parts, *([str(self.num_classes)] if self.num_classes else [])]))
 
 
 class PackedData(_ShardedData):

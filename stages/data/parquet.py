@@ -1,15 +1,8 @@
-"""Images in Parquet shards, read row group after row group, from a folder, a bucket or an artifact. Decodes nothing.
-
-The order of a shuffled pass: row groups in random order, and images at random among those of as many groups in a row as fill
-a window. It is known before anything is read, so a pass begins, and goes on, at any image; what is read is what is needed, and
-no more than two windows of encoded images are held. The shards were shuffled when they were written.
-"""
+"""Images in Parquet shards, read row group after row group, from a folder, a bucket or an artifact. Decodes nothing."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -21,18 +14,11 @@ from torch import Tensor
 from stages.contract import Artifact
 from stages.data.base import Dataset
 from stages.data.folder import image_dataset
+from stages.data.grouped import GroupedImages
 from stages.data.image_settings import ImageData, PackedData, ParquetData
 from stages.data.images import EncodedImage
-from stages.data.shards import (
-    MANIFEST_FILE,
-    Manifest,
-    OpenFile,
-    RowGroup,
-    folder_opener,
-    group_digest,
-    parse_manifest,
-    read_manifest,
-)
+from stages.data.places import OpenFile, folder_opener
+from stages.data.shards import MANIFEST_FILE, Manifest, RowGroup, group_digest, parse_manifest, read_manifest
 
 COLUMNS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "image": ("binary", lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind)),
@@ -40,7 +26,6 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "name": ("string", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
 }
 """Of a shard: name, and what its values are."""
-_READERS = 4
 _READ_ERRORS = (OSError, pa.ArrowException)
 
 
@@ -74,90 +59,36 @@ class GroupPlace(NamedTuple):
     group: RowGroup
 
 
+class _Columns:
+    """A row group as Arrow holds it; an image is copied out of it when it is asked for."""
+
+    def __init__(self, columns: Sequence[Any]) -> None:
+        self.columns = columns
+
+    def __getitem__(self, row: int) -> EncodedImage:
+        return EncodedImage(*(column[row].as_py() for column in self.columns))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ShardImages:
-    """Images of one split. `kept` are the numbers, over all shards, of those that belong to this part; None for all."""
+class ShardImages(GroupedImages):
+    """Images of one split in the row groups of Parquet shards."""
 
     groups: Sequence[GroupPlace]
     open_file: OpenFile
-    window: int
     num_classes: int
-    kept: Tensor | None = None
-    starts: Tensor = field(init=False)
     footers: dict[str, Any] = field(init=False, default_factory=dict)
 
-    def __post_init__(self) -> None:
-        sizes = torch.tensor([0, *(place.group.rows for place in self.groups)], dtype=torch.int64)
-        object.__setattr__(self, "starts", sizes.cumsum(0))
+    def group_sizes(self) -> list[int]:
+        """See `GroupedImages`."""
+        return [place.group.rows for place in self.groups]
 
-    def __len__(self) -> int:
-        return int(self.starts[-1]) if self.kept is None else len(self.kept)
+    def all_labels(self) -> Tensor:
+        """See `GroupedImages`: reads the shards' column of labels alone."""
+        columns = [self._column(file, "label") for file in dict.fromkeys(place.file for place in self.groups)]
+        return torch.cat([torch.tensor(column, dtype=torch.int64) for column in columns])
 
-    def labels(self) -> Tensor:
-        """See `Images.labels`: reads the shards' column of labels alone."""
-        files = list(dict.fromkeys(place.file for place in self.groups))
-        columns = [self._column(file, "label") for file in files]
-        labels = torch.cat([torch.tensor(column, dtype=torch.int64) for column in columns])
-        return labels if self.kept is None else labels[self.kept]
-
-    def order(self, shuffle_seed: int | None) -> Tensor:
-        """See `Images.order`; numbers are those of all shards even where only a part is kept."""
-        if shuffle_seed is None:
-            return torch.arange(len(self)) if self.kept is None else self.kept
-        generator = torch.Generator().manual_seed(shuffle_seed)
-        windows = self._windows(torch.randperm(len(self.groups), generator=generator).tolist())
-        shuffled = [torch.cat(window)[torch.randperm(sum(map(len, window)), generator=generator)] for window in windows]
-        order = torch.cat(shuffled)
-        if self.kept is None:
-            return order
-        is_kept = torch.zeros(int(self.starts[-1]), dtype=torch.bool)
-        is_kept[self.kept] = True
-        return order[is_kept[order]]
-
-    def _windows(self, groups: Sequence[int]) -> list[list[Tensor]]:
-        """The images of the groups, in as many pieces as have a window's size."""
-        windows: list[list[Tensor]] = [[]]
-        for group in groups:
-            if sum(map(len, windows[-1])) >= self.window:
-                windows.append([])
-            windows[-1].append(torch.arange(int(self.starts[group]), int(self.starts[group + 1])))
-        return windows
-
-    def read(self, order: Tensor) -> Generator[EncodedImage, None, None]:
-        """See `Images.read`. A group is held from its first image to its last; as many more are read ahead as fill a window.
-
-        Raises:
-            ValueError: a shard cannot be read, a row group is not what the manifest says, or a label is that of no class.
-        """
-        groups = (torch.searchsorted(self.starts, order, right=True) - 1).tolist()
-        rows = (order - self.starts[torch.tensor(groups, dtype=torch.int64)]).tolist()
-        last_use = {group: place for place, group in enumerate(groups)}
-        upcoming = deque(dict.fromkeys(groups))
-        largest = max((place.group.rows for place in self.groups), default=1)
-        ahead = max(1, self.window // largest)
-        held: dict[int, Any] = {}
-        pending: deque[tuple[int, Future[Any]]] = deque()
-        pool = ThreadPoolExecutor(min(_READERS, ahead))
-        try:
-            for place, (group, row) in enumerate(zip(groups, rows, strict=True)):
-                while group not in held:
-                    while upcoming and len(pending) < ahead:
-                        number = upcoming.popleft()
-                        pending.append((number, pool.submit(self._read_group, number)))
-                    number, future = pending.popleft()
-                    held[number] = future.result()
-                image, label, name = (column[row].as_py() for column in held[group])
-                if last_use[group] == place:
-                    del held[group]
-                yield EncodedImage(image, label, name)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def part(self, index: Tensor) -> ShardImages:
-        """See `Images.part`."""
-        return replace(self, kept=index if self.kept is None else self.kept[index])
-
-    def _read_group(self, number: int) -> list[Any]:
+    def read_group(self, number: int) -> _Columns:
+        """See `GroupedImages`: checked by the digest in the manifest."""
         file, group, expected = self.groups[number]
         place = f"{file}, row group {group}"
         try:
@@ -182,7 +113,7 @@ class ShardImages:
                 f"{place} has the label {wrong}; {MANIFEST_FILE} names {self.num_classes} classes, so labels are 0 to "
                 f"{self.num_classes - 1}"
             )
-        return columns
+        return _Columns(columns)
 
     def _footer(self, file: str) -> Any:
         """Where the row groups of a shard are: read once, and not with each group."""

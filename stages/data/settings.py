@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from stages.contract import Port, StageSettings, StageSpec
-from stages.data.image_settings import FolderData, HuggingFaceData, ImageData, PackedData, ParquetData
+from stages.data.image_settings import FolderData, HuggingFaceData, ImageData, PackedData, ParquetData, WebDatasetData
 from stages.data.source import DataSource, few_images, with_split
 
 DIGITS_IDENTITY = "digits:sklearn-1:24ab400aa920a5d32f08056e16b811cd316aefe805c5605d444bce0448d71876:split75-0"
@@ -83,7 +83,7 @@ def _name_alone(value: Any) -> Any:
 
 
 DataSettings = Annotated[
-    DigitsData | PhotographsData | SyntheticData | FolderData | ParquetData | PackedData | HuggingFaceData,
+    DigitsData | PhotographsData | SyntheticData | FolderData | ParquetData | WebDatasetData | PackedData | HuggingFaceData,
     Field(
         discriminator="name",
         description="data set: a name, or a mapping with `name` and the data set's own settings (docs/data.md)",

@@ -7,19 +7,17 @@ The data set is known by the digest of these digests: it does not depend on the 
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-MANIFEST_FILE = "dataset.json"
+from stages.data.places import folder_opener
 
-OpenFile = Callable[[str], Any]
-"""From the name of a shard to a file that pyarrow can read at any place."""
+MANIFEST_FILE = "dataset.json"
 
 
 class _Part(BaseModel):
@@ -111,31 +109,3 @@ def read_manifest(path: str) -> Manifest:
         hint = "; check AWS_PROFILE, AWS_ENDPOINT_URL and AWS_REGION" if path.startswith("s3://") else ""
         raise ValueError(f"{place} cannot be read ({' '.join(str(error).split())}){hint}") from error
     return parse_manifest(text, place=place)
-
-
-def folder_opener(path: str) -> OpenFile:
-    """Opens files of a folder or of s3://bucket/prefix by their names."""
-    from pyarrow import fs
-
-    if not path.startswith("s3://"):
-        local = fs.LocalFileSystem()
-        return lambda name: local.open_input_file(str(Path(path) / name))
-    bucket, _, prefix = path.removeprefix("s3://").partition("/")
-    remote = _s3(bucket)
-    return lambda name: remote.open_input_file("/".join(part for part in (bucket, prefix, name) if part))
-
-
-def _s3(bucket: str) -> Any:
-    """A connection by the usual AWS variables, which pyarrow reads but for these two."""
-    from pyarrow import fs
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region is None:
-        region = "us-east-1" if endpoint else fs.resolve_s3_region(bucket)
-    if not endpoint:
-        return fs.S3FileSystem(region=region)
-    # Some servers answer a range with the checksum of the whole object; what is read has digests of ours.
-    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
-    scheme, _, host = endpoint.rpartition("://")
-    return fs.S3FileSystem(region=region, endpoint_override=host.rstrip("/"), scheme=scheme or "https")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 import time
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -32,6 +35,38 @@ def write_folder(root: Path, *, train: int = 12, test: int = 6, classes: tuple[s
             path = root / split / classes[number % len(classes)] / f"{number:03d}.png"
             write_image(path, first + number, **more)
             make_old(path)
+    return root
+
+
+def png(number: int, *, size: int = 8) -> bytes:
+    """The file of an image that says `number`."""
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), (number // 256, number % 256, 128)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], *, mtime: float = 0, mode: str = "w") -> Path:
+    """A tar of these members, in this order, that looks as if it were old."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(content), mtime
+            tar.addfile(member, io.BytesIO(content))
+    make_old(path)
+    return path
+
+
+def write_shards(root: Path, *, train: tuple[int, ...] = (7, 1, 13), test: tuple[int, ...] = (6,), **more) -> Path:
+    """PATH/{train,test}-NN.tar with so many images each, numbers 0.. in train and 1000.. in test, labels number % 2."""
+    for split, sizes, first in (("train", train, 0), ("test", test, 1000)):
+        for shard, size in enumerate(sizes):
+            begin = first + sum(sizes[:shard])
+            members = [
+                [(f"{number:04d}.png", png(number)), (f"{number:04d}.cls", b"%d\n" % (number % 2))]
+                for number in range(begin, begin + size)
+            ]
+            write_tar(root / f"{split}-{shard:02d}.tar", chain.from_iterable(members), **more)
     return root
 
 

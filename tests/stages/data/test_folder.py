@@ -10,7 +10,7 @@ from PIL import Image
 
 from stages.data import file_digests
 from stages.data.base import load_dataset
-from stages.data.image_settings import Augmentation, ParquetData
+from stages.data.image_settings import Augmentation, WebDatasetData
 from stages.data.settings import FolderData
 from tests.stages.data.support import PLAIN, all_numbers_in, flat, make_old, numbers_in, numbers_of, write_folder, write_image
 
@@ -231,7 +231,7 @@ def test_settings_that_cannot_act_are_refused(tmp_path):
 
 def test_every_setting_of_images_is_on_the_page_of_data_sets():
     page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
-    named = {*ParquetData.model_fields, *Augmentation.model_fields} - {"train", "test", "path", "name"}
+    named = {*WebDatasetData.model_fields, *Augmentation.model_fields} - {"train", "test", "path", "name"}
     assert not [name for name in named if f"`{name}`" not in page and f"{name}:" not in page]
 
 

@@ -1,0 +1,118 @@
+"""The tar shards of a data set: which there are, and what they are known by. No tensor library: planning asks.
+
+To find out what a shard holds it is read once, and each image digested on the way; this machine remembers both. The digest of a
+shard is that of its images, names and labels: times and owners in the tar have no part in it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from blake3 import blake3
+
+from stages.data.file_digests import Mark, file_mark, remembered_digests, remembered_file, write_remembered
+from stages.data.places import files_in, folder_opener, object_mark
+from stages.data.tar_index import TarIndex, index_tar
+
+FORMAT = 1
+_READ_AHEAD = 4 * 2**20
+_READERS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarShards:
+    """Shards of one split: those that `pattern` names in a folder or under s3://bucket/prefix.
+
+    Attributes:
+        pattern: of their names, wildcards in its last part only.
+        label_field: field of the labels in members `KEY.json`; none: the labels are in `KEY.cls`.
+    """
+
+    path: str
+    pattern: str
+    label_field: str | None
+
+    def names(self) -> list[str]:
+        """The shards, sorted.
+
+        Raises:
+            ValueError: there are none.
+        """
+        folder, _, wanted = self.pattern.rpartition("/")
+        place = f"{self.path}/{folder}".rstrip("/")
+        try:
+            there = files_in(self.path, folder)
+        except FileNotFoundError:
+            raise ValueError(f"no folder {place}; check `path`, and `train` and `test`, which name shards in it") from None
+        except OSError as error:
+            hint = "; check AWS_PROFILE, AWS_ENDPOINT_URL and AWS_REGION" if place.startswith("s3://") else ""
+            raise ValueError(f"{place} cannot be listed ({' '.join(str(error).split())}){hint}") from error
+        found = [f"{folder}/{name}".lstrip("/") for name in there if fnmatchcase(name, wanted)]
+        if not found:
+            some = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+            raise ValueError(
+                f"no shards {wanted} in {place}; it has {some or 'no files'}. Say which with `train` and `test` (test: null if "
+                "there are no test images)"
+            )
+        return found
+
+    def content_digest(self) -> str:
+        """Digest of the shards' images in their order; what the shards are called has no part in it."""
+        return blake3("\n".join(found.partition("-")[0] for found in self._digests().values()).encode()).hexdigest()
+
+    def indexes(self) -> Iterator[tuple[str, TarIndex]]:
+        """Each shard and what it holds, reading only shards that this machine does not remember."""
+        for name, found in self._digests().items():
+            place_digest = found.partition("-")[2]
+            with suppress(OSError, ValueError, TypeError):
+                index = TarIndex(**json.loads(_index_file(place_digest).read_bytes()))
+                if index.place_digest() == place_digest:
+                    yield name, index
+                    continue
+            yield name, self._read(name)
+
+    def _digests(self) -> dict[str, str]:
+        """Shard -> "CONTENT-PLACES", both digests."""
+        names = self.names()
+
+        def digest(name: str) -> str:
+            index = self._read(name)
+            place_digest = index.place_digest()
+            write_remembered(_index_file(place_digest), asdict(index))
+            return f"{index.content_digest()}-{place_digest}"
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            marks = dict(zip(names, pool.map(self._mark, names), strict=True))
+        memo = f"webdataset {FORMAT}, labels {self.label_field or '.cls'}: {self.path}/{self.pattern}"
+        return {name: found for name, (_, found) in remembered_digests(memo, marks, mark=self._mark, digest=digest).items()}
+
+    def _mark(self, name: str) -> Mark:
+        if not self.path.startswith("s3://"):
+            return file_mark(f"{self.path}/{name}")
+        try:
+            with folder_opener(self.path)(name) as opened:
+                return object_mark(opened)
+        except OSError as error:
+            raise ValueError(f"{self.path}/{name} cannot be read ({' '.join(str(error).split())})") from error
+
+    def _read(self, name: str) -> TarIndex:
+        place = f"{self.path}/{name}"
+        try:
+            raw = folder_opener(self.path)(name) if self.path.startswith("s3://") else Path(place).open("rb", buffering=0)  # noqa: SIM115
+            with raw, io.BufferedReader(raw, _READ_AHEAD) as file:
+                return index_tar(file, label_field=self.label_field)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        except OSError as error:
+            raise ValueError(f"{place} cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _index_file(place_digest: str) -> Path:
+    return remembered_file(f"index {place_digest}")
