@@ -41,7 +41,7 @@ from stages.ops.token_budget import TokenSchedule
 from stages.quantize.layers import attach_quantizers, layers_asked
 from stages.quantize.lts import Freezing, measure_backward_saving
 from stages.quantize.settings import LTSSettings
-from stages.quantize.training import BoundsHook, first_images, grid_metrics
+from stages.quantize.training import BoundsHook, first_batch, grid_metrics
 from stages.sparsify.combinations import RemovalHook, ScoredCombinations, add_scores
 from stages.sparsify.layers import mask_metrics, refuse_transforms, select_layers
 from stages.sparsify.settings import LBCSettings
@@ -143,7 +143,7 @@ class Joint:
             refuse_model(bundle.model, who=STAGE)
         self.dense_count = count_compute(fold_bundle(bundle), torch.zeros(1, *bundle.architecture.input_spec.shape))
         self.dense_macs = count_macs(bundle)
-        self.images = first_images(data, self.lts, context) if self.lts is not None else None
+        self.images = first_batch(data, self.lts, context).images if self.lts is not None else None
         self.scores: dict[str, ScoredCombinations] = {}
         self.freezing: Freezing | None = None
         self.freezing_metrics: dict[str, float] = {}

@@ -28,6 +28,7 @@ class _Column:
 COLUMNS = (
     _Column(metric="top1_accuracy", heading="top-1, %", more_is_better=True, text=lambda value: f"{100 * value:.2f}"),
     _Column(metric="frechet_distance", heading="Fréchet distance", more_is_better=False, text=lambda value: f"{value:.3f}"),
+    _Column(metric="class_accuracy", heading="of its class, %", more_is_better=True, text=lambda value: f"{100 * value:.2f}"),
     _Column(metric="psnr_db", heading="PSNR, dB", more_is_better=True, text=lambda value: f"{value:.2f}"),
     _Column(metric="ssim", heading="SSIM", more_is_better=True, text=lambda value: f"{value:.4f}"),
     _Column(metric="top1_drop", heading="drop, points", more_is_better=False, text=lambda value: f"{100 * value:+.2f}"),

@@ -2,14 +2,15 @@
 
 Nearness is the Fréchet distance in the feature space of a classifier that the workflow trained on the same data: the input of
 its last linear layer. It means something beside other distances from the same classifier and number of samples, and nothing
-beside published ones, which are taken in the features of another network.
+beside published ones, which are taken in the features of another network. A model that draws by class is asked for all classes
+in turn; how many of its images the classifier puts into the class that was asked for is counted.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,13 @@ from stages.data.base import Split, load_stage_data
 from stages.evaluate.diffusion_settings import DiffusionSettings
 from stages.evaluate.grid import write_grid
 from stages.evaluate.subject import open_subject
-from stages.models.diffusion_sampler import sample_images
+from stages.models.diffusion_sampler import even_labels, sample_images
 from stages.models.measures import measure_model, model_digest
 from stages.ops.frechet import frechet_distance
 from stages.training.model_artifact import receive_model
 from stages.training.seeding import prepare_process
 from stages.training.tasks.base import task_of
+from stages.training.tasks.denoising import denoiser_of
 
 GRID_FILE = "samples.png"
 
@@ -45,15 +47,20 @@ def run(context: StageContext) -> StageResult:
     bundle = receive_model(context, data, takes="denoising")
     classifier = receive_model(context, data, port="classifier").model.to(device)
     predict, size_bytes, size_of = open_subject(bundle, context, device=device, stage="evaluate.diffusion")
+    model = denoiser_of(bundle.model)
+    labels = even_labels(settings.num_samples, model.num_classes) if model.num_classes else None
     begin = time.monotonic()
     images = sample_images(
         predict,
-        scheduler=bundle.model.scheduler,
+        scheduler=model.scheduler,
         shape=data.input_spec.shape,
         num_images=settings.num_samples,
         num_steps=settings.num_steps,
         sampler=settings.sampler,
         seed=context.seed,
+        labels=labels,
+        no_class=model.no_class,
+        guidance_scale=settings.guidance_scale,
         batch_size=settings.batch_size,
         device=device,
         on_step=context.check_cancelled,
@@ -62,8 +69,9 @@ def run(context: StageContext) -> StageResult:
     if not bool(torch.isfinite(images).all()):
         raise ValueError("evaluate.diffusion: the model drew images that hold NaN or infinity")
     real = _split_features(classifier, data.train, device=device)
+    seen = see_images(classifier, images, device=device)
     metrics: dict[str, Any] = {
-        "frechet_distance": frechet_distance(features_of(classifier, images, device=device), real),
+        "frechet_distance": frechet_distance(seen.features, real),
         "frechet_distance_real": frechet_distance(_split_features(classifier, data.test, device=device), real),
         "noise_mse": task_of(bundle).evaluate(bundle.model.to(device), data.test, device=device).value,
         "num_samples": settings.num_samples,
@@ -71,7 +79,11 @@ def run(context: StageContext) -> StageResult:
         **measure_model(bundle),
         "size_bytes": size_bytes,
     }
-    write_grid(images[: settings.grid_side**2], context.output / GRID_FILE, spec=data.input_spec, columns=settings.grid_side)
+    shown = images[: settings.grid_side**2]
+    if labels is not None:
+        metrics["class_accuracy"] = float((seen.classes == labels).double().mean())
+        shown = shown[torch.argsort(labels[: len(shown)], stable=True)]
+    write_grid(shown, context.output / GRID_FILE, spec=data.input_spec, columns=settings.grid_side)
     description = {
         "format": 1,
         "metrics": metrics,
@@ -82,14 +94,22 @@ def run(context: StageContext) -> StageResult:
         "sampler": settings.sampler,
         "seed": context.seed,
         "classifier": model_digest(context.input("classifier")),
+        **({} if labels is None else {"guidance_scale": settings.guidance_scale}),
     }
     text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
     (context.output / "evaluation.json").write_text(text, encoding="utf-8")
     return StageResult(metrics=metrics, measurements={"seconds_per_image": seconds / settings.num_samples})
 
 
-def features_of(classifier: nn.Module, images: Tensor, *, device: str | torch.device = "cpu", batch_size: int = 256) -> Tensor:
-    """What the classifier's last linear layer sees of each image, (N, F).
+class Seen(NamedTuple):
+    """What a classifier makes of images: features (N, F) that its last linear layer sees, classes (N,) that it finds."""
+
+    features: Tensor
+    classes: Tensor
+
+
+def see_images(classifier: nn.Module, images: Tensor, *, device: str | torch.device = "cpu", batch_size: int = 256) -> Seen:
+    """Run the classifier on the images.
 
     Raises:
         ValueError: the classifier has no linear layer that sees one vector for each image.
@@ -101,8 +121,8 @@ def features_of(classifier: nn.Module, images: Tensor, *, device: str | torch.de
     handle = layers[-1].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0].cpu()))
     try:
         with torch.no_grad():
-            for part in torch.split(images, batch_size):
-                classifier(part.to(device))
+            parts = torch.split(images, batch_size)
+            classes = torch.cat([classifier(part.to(device)).argmax(dim=1).cpu() for part in parts])
     finally:
         handle.remove()
     features = torch.cat(seen)
@@ -111,8 +131,8 @@ def features_of(classifier: nn.Module, images: Tensor, *, device: str | torch.de
             f"evaluate.diffusion: the classifier's last linear layer sees {tuple(features.shape)} for {len(images)} images; "
             "expected one vector for each"
         )
-    return features
+    return Seen(features, classes)
 
 
 def _split_features(classifier: nn.Module, split: Split, *, device: torch.device) -> Tensor:
-    return torch.cat([features_of(classifier, batch.images, device=device) for batch in split.batches(batch_size=256)])
+    return torch.cat([see_images(classifier, batch.images, device=device).features for batch in split.batches(batch_size=256)])

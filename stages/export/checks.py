@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stages.contract import StageContext
-from stages.data.base import load_dataset
+from stages.data.base import Batch, load_dataset
 from stages.data.source import DataSource
 from stages.models.bundle import ModelBundle
 from stages.models.measures import model_digest
@@ -23,10 +23,10 @@ from stages.ops.seeds import derive_seed
 ONNX_FILE, DESCRIPTION_FILE = "model.onnx", "export.json"
 
 
-def check_images(
-    bundle: ModelBundle, context: StageContext, *, data: DataSource | None, num_samples: int, stage: str
-) -> Tensor:
+def check_images(bundle: ModelBundle, context: StageContext, *, data: DataSource | None, num_samples: int, stage: str) -> Batch:
     """Seeded noise of the scale that the model is used to, and as many test images where there are data.
+
+    Labels of the noise go through all classes in turn.
 
     Raises:
         ValueError: the data have other images than the model takes.
@@ -34,13 +34,14 @@ def check_images(
     spec = bundle.architecture.input_spec
     generator = torch.Generator().manual_seed(derive_seed(context.seed, "export"))
     images = torch.randn(num_samples, *spec.shape, generator=generator)
+    labels = torch.arange(num_samples) % max(len(bundle.architecture.class_names), 1)
     if data is None:
-        return images
+        return Batch(images, labels)
     dataset = load_dataset(data, artifact=context.optional_input("data"))
     if dataset.input_spec != spec:
         raise ValueError(f"{stage}: the model takes images {spec}; the data have {dataset.input_spec}")
     held_out = next(iter(dataset.test.batches(batch_size=num_samples)))
-    return torch.cat([images, held_out.images])
+    return Batch(torch.cat([images, held_out.images]), torch.cat([labels, held_out.labels]))
 
 
 def logits_of(model: Callable[[Tensor], Tensor], images: Tensor, *, batch_size: int = 64) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.models.bundle import ModelBundle
-from stages.training.tasks.denoising import scheduler_of
+from stages.training.tasks.denoising import denoiser_of, scheduler_of
 
 HOW_FILE = "SAMPLING.md"
 
@@ -18,10 +18,21 @@ In Python, with this package installed:
     from stages.models.diffusion_sampler import sample_from_onnx
     images = sample_from_onnx(Path("."), num_images=16, num_steps=25, seed=0)  # (16, {channels}, {height}, {width}), in [0, 1]
 
-Anywhere else: `model.onnx` takes `images` (batch, {channels}, {height}, {width}) float32 and `timesteps` (batch) int64, and
+Anywhere else: `model.onnx` takes `images` (batch, {channels}, {height}, {width}) float32 and `timesteps` (batch) \
+int64{labels}, and
 gives `prediction`, of the images' shape: {predicts}. `export.json` has the schedule under
 `scheduler` (arguments of diffusers' DDPMScheduler, which DDIMScheduler takes too). Begin with normal noise and go down the
 scheduler's timesteps; at the end, values are value * std + mean with the numbers under `input.normalization`.
+"""
+
+_HOW_BY_CLASS = """
+The model draws by class: `labels` are the numbers of the classes that `export.json` lists under `labels.classes`, here and in
+`sample_from_onnx(..., labels=[3] * 16)`, which goes through all classes without them.
+"""
+
+_HOW_GUIDED = """The label {no_class} stands for "no class". Guidance (`guidance_scale`, s; arXiv 2207.12598) takes
+p(no class) + s (p(class) - p(no class)) for the prediction, which runs the model twice: s above 1 makes images more typical of
+their class and less varied.
 """
 
 _PREDICTS = {
@@ -34,9 +45,20 @@ _PREDICTS = {
 def describe_sampling(bundle: ModelBundle, folder: Path) -> dict[str, Any]:
     """Write `SAMPLING.md` to `folder` and return what `export.json` says of a denoiser beside the rest."""
     spec, kind = bundle.architecture.input_spec, str(scheduler_of(bundle.model).config.prediction_type)
-    text = _HOW.format(channels=spec.channels, height=spec.height, width=spec.width, predicts=_PREDICTS[kind])
+    names, no_class = bundle.architecture.class_names, denoiser_of(bundle.model).no_class
+    text = _HOW.format(
+        channels=spec.channels,
+        height=spec.height,
+        width=spec.width,
+        predicts=_PREDICTS[kind],
+        labels=", by class also `labels`\n(batch) int64" if names else "",
+    )
+    text += _HOW_BY_CLASS if names else ""
+    text += _HOW_GUIDED.format(no_class=no_class) if no_class is not None else ""
     (folder / HOW_FILE).write_text(text, encoding="utf-8")
+    labels = {"name": "labels", "shape": ["batch"], "type": "int64", "classes": list(names), "no_class": no_class}
     return {
+        **({"labels": labels} if names else {}),
         "scheduler": dict(bundle.architecture.arguments["scheduler"]),
         "timesteps": {"name": "timesteps", "shape": ["batch"], "type": "int64"},
         "output": {"name": "prediction", "predicts": kind},

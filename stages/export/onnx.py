@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stages.contract import StageContext, StageResult
+from stages.data.base import Batch
 from stages.export.checks import ONNX_FILE, check_images, describe_onnx, write_description
 from stages.export.diffusion import describe_sampling
 from stages.export.settings import ONNXSettings
@@ -58,8 +59,8 @@ def run(context: StageContext) -> StageResult:
         more_inputs=getattr(bundle.model, "more_inputs", {}),
         output_name=getattr(bundle.model, "output_name", OUTPUT_NAME),
     )
-    images = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.onnx")
-    differences = compare_logits(bundle, path, images=images, settings=settings, context=context)
+    batch = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.onnx")
+    differences = compare_logits(bundle, path, batch=batch, settings=settings, context=context)
     layers = check_patterns(bundle, path)
     metrics: dict[str, Any] = {
         "size_bytes": path.stat().st_size,
@@ -75,9 +76,9 @@ def run(context: StageContext) -> StageResult:
 
 
 def compare_logits(
-    bundle: ModelBundle, path: Path, *, images: Tensor, settings: ONNXSettings, context: StageContext
+    bundle: ModelBundle, path: Path, *, batch: Batch, settings: ONNXSettings, context: StageContext
 ) -> dict[str, float]:
-    """Run the same images through the file and the model.
+    """Run the same images, and what else the model takes, through the file and the model.
 
     Returns:
         max_abs_difference: largest difference of a logit.
@@ -88,7 +89,7 @@ def compare_logits(
         RuntimeError: more images than allowed are beyond the tolerance, or the file gives no number.
     """
     session = open_session(path, num_threads=context.num_threads)
-    inputs = task_of(bundle).inputs(bundle.model, images, seed=context.seed)
+    inputs = task_of(bundle).inputs(bundle.model, batch, seed=context.seed)
     parts = list(zip(*(torch.split(value, 64 if settings.dynamic_batch else 1) for value in inputs), strict=True))
     with torch.inference_mode():
         expected = torch.cat([bundle.model(*part) for part in parts])
@@ -100,7 +101,7 @@ def compare_logits(
     if share > allowed:
         raise RuntimeError(
             f"export.onnx: the file's logits differ from the model's by up to {float(relative.max()):.3g} of the largest; "
-            f"{share:.1%} of {len(images)} images are beyond the tolerance {settings.tolerance:.3g}; {allowed:.1%} may be. "
+            f"{share:.1%} of {len(found)} images are beyond the tolerance {settings.tolerance:.3g}; {allowed:.1%} may be. "
             "Try another opset; raise tolerance only if you know why"
         )
     return {

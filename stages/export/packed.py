@@ -35,7 +35,9 @@ def run(context: StageContext) -> StageResult:
     assert isinstance(settings, PackedSettings)
     torch.set_num_threads(context.num_threads)
     bundle = load_bundle(context.input("model"))
-    images = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.packed")
+    images = check_images(
+        bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.packed"
+    ).images
     path, plain = context.output / PACKED_FILE, fold_bundle(bundle)
     size = write_packed(bundle, path)
     expected = {name: tensor.clone() for name, tensor in plain.state_dict().items()}

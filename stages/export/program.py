@@ -45,7 +45,9 @@ def run(context: StageContext) -> StageResult:
     bundle = load_bundle(context.input("model"))
     refuse_other_tasks(bundle, stage="export.program")
     spec, path, plain = bundle.architecture.input_spec, context.output / PROGRAM_FILE, fold_bundle(bundle)
-    images = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.program")
+    images = check_images(
+        bundle, context, data=settings.data, num_samples=settings.verify_samples, stage="export.program"
+    ).images
     write_program(plain, image_shape=spec.shape, path=path, dynamic_batch=settings.dynamic_batch)
     program = load_program(path)
     batch_size = 64 if settings.dynamic_batch else 1

@@ -54,7 +54,9 @@ def run(context: StageContext) -> StageResult:
     bundle = load_bundle(context.input("model"))
     refuse_other_tasks(bundle, stage="export.semi_structured")
     stage = "export.semi_structured"
-    images = check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage=stage).half().cuda()
+    images = (
+        check_images(bundle, context, data=settings.data, num_samples=settings.verify_samples, stage=stage).images.half().cuda()
+    )
     names, left = choose_layers(bundle)
     plain, path = fold_bundle(bundle).half().cuda(), context.output / FILE
     write_semi_structured(plain, names, path)

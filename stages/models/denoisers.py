@@ -42,51 +42,83 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 """Name of a noise schedule in our settings -> in diffusers'."""
 
-SHARED_WITH_DATA = ("sample_size", "in_channels", "out_channels")
-"""What the images decide, not the user."""
+SHARED_WITH_DATA = ("sample_size", "in_channels", "out_channels", "num_class_embeds")
+"""What the images and their classes decide, not the user."""
+
+LABEL_DROPOUT = 0.1
+"""Share of the labels that training replaces by "no class" unless it is told otherwise: that of DiT, arXiv 2212.09748."""
 
 
 class Denoiser(nn.Module):
     """A network of diffusers as this house calls networks: (noisy images, timesteps) -> what the schedule wants predicted.
 
-    (B, channels, H, W), (B,) int64 -> (B, channels, H, W). Timestep 0 has the least noise. Where none are given all are 0, so
-    that whoever only counts or traces layers need not know of them.
+    (B, channels, H, W), (B,) int64 -> (B, channels, H, W), and (B,) int64 labels where it draws by class. Timestep 0 has the
+    least noise. Where no timesteps or labels are given all are 0, so that whoever only counts or traces layers need not know
+    of them.
 
     Attributes:
         network: of diffusers.
         more_inputs, output_name: of an exported file.
         scheduler: diffusers' DDPMScheduler: the noise of each timestep and the kind of prediction. Without state.
         clock: tells quantizers that keep bounds by timestep which ones the running forward pass is for.
+        num_classes: that it draws; 0: it takes no labels.
+        no_class: the label that stands for "no class", with which drawing can be guided; None where the network has none.
+        label_dropout: share of the labels that training replaces by it, 0 where there is none.
     """
 
-    more_inputs: Mapping[str, torch.dtype] = {"timesteps": torch.int64}
     output_name = "prediction"
 
-    def __init__(self, network: nn.Module, *, scheduler: Mapping[str, Any]) -> None:
+    def __init__(
+        self, network: nn.Module, *, scheduler: Mapping[str, Any], num_classes: int = 0, label_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         from diffusers import DDPMScheduler
 
         self.network = network
         self.scheduler = DDPMScheduler(**scheduler)
         self.clock = Clock(int(self.scheduler.config.num_train_timesteps))
-        self.takes_classes = type(network).__name__ == "DiTTransformer2DModel"
+        is_dit = type(network).__name__ == "DiTTransformer2DModel"
+        self.num_classes = num_classes
+        self.no_class = num_classes if num_classes and (is_dit or _num_rows(network) > num_classes) else None
+        self.label_dropout = label_dropout if self.no_class is not None else 0.0
+        config: Any = network.config
+        self.tells_variance = config.out_channels == 2 * config.in_channels  # then the second half, which no sampler here takes
+        self.wants_labels = is_dit or num_classes > 0  # a DiT without classes has one, that of all images
+        self.more_inputs = {"timesteps": torch.int64, **({"labels": torch.int64} if num_classes else {})}
 
-    def forward(self, images: Tensor, timesteps: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, timesteps: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         if timesteps is None:
             timesteps = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         self.clock.timesteps = timesteps
-        if self.takes_classes:
-            (predicted,) = self.network(images, timesteps, class_labels=torch.zeros_like(timesteps), return_dict=False)
+        if self.wants_labels:
+            labels = torch.zeros_like(timesteps) if labels is None else labels
+            (predicted,) = self.network(images, timesteps, class_labels=labels, return_dict=False)
         else:
             (predicted,) = self.network(images, timesteps, return_dict=False)
         assert isinstance(predicted, Tensor)
-        return predicted
+        return predicted[:, : images.shape[1]] if self.tells_variance else predicted
+
+
+def _num_rows(network: nn.Module) -> int:
+    """Classes that the network of diffusers has an embedding of; 0 where it takes a class as a number, or none."""
+    embedding = getattr(network, "class_embedding", None)
+    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else 0
 
 
 def find_denoiser(
-    name: str, arguments: Mapping[str, Any], *, input_spec: InputSpec, num_timesteps: int, schedule: str
+    name: str,
+    arguments: Mapping[str, Any],
+    *,
+    input_spec: InputSpec,
+    num_timesteps: int,
+    schedule: str,
+    class_names: tuple[str, ...] = (),
+    label_dropout: float = LABEL_DROPOUT,
 ) -> Architecture:
     """The denoiser called `name` for these images, with a noise schedule of `SCHEDULES`.
+
+    With `class_names` it draws by class: it has an embedding of each, and one of "no class", which stands in for a share of
+    `label_dropout` of the labels in training.
 
     Raises:
         ValueError: the name or an argument is unknown; the message has the nearest names.
@@ -98,22 +130,31 @@ def find_denoiser(
     taken = sorted(set(arguments) & set(SHARED_WITH_DATA))
     if taken:
         raise ValueError(f"{name}: model_args {taken} follow from the data; leave them out")
-    if input_spec.height != input_spec.width and name in ("dit_micro", "DiTTransformer2DModel"):
+    is_dit = PRESETS[name][0] == "DiTTransformer2DModel"
+    if arguments.get("class_embed_type") is not None or arguments.get("num_embeds_ada_norm", 1) != 1:
+        raise ValueError(f"{name}: how many classes there are follows from the data; set class_conditional: true instead")
+    if input_spec.height != input_spec.width and is_dit:
         raise ValueError(f"{name}: images are {input_spec.height}x{input_spec.width}; a DiT takes square ones")
     shape = {
         "sample_size": input_spec.height if input_spec.height == input_spec.width else list(input_spec.shape[1:]),
         "in_channels": input_spec.channels,
         "out_channels": input_spec.channels,
     }
-    whole = {
+    whole: dict[str, Any] = {
         "network": {**PRESETS[name][1], **arguments, **shape},
         "scheduler": {"num_train_timesteps": num_timesteps, "beta_schedule": SCHEDULES[schedule]},
     }
-    return Architecture(builder="diffusers", name=name, arguments=whole, input_spec=input_spec, task=DENOISING)
+    if class_names:
+        number = len(class_names)
+        whole["network"] |= {"num_embeds_ada_norm": number} if is_dit else {"num_class_embeds": number + 1}
+        whole["label_dropout"] = label_dropout
+    return Architecture(
+        builder="diffusers", name=name, arguments=whole, input_spec=input_spec, class_names=class_names, task=DENOISING
+    )
 
 
-def build_denoiser(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network with initial weights from torch's present random state.
+def build_denoiser(name: str, arguments: Mapping[str, Any], *, num_classes: int = 0) -> nn.Module:
+    """The network with initial weights from torch's present random state; with `num_classes` it takes labels.
 
     Raises:
         ValueError: the name or an argument is unknown, or the arguments do not fit together.
@@ -129,12 +170,17 @@ def build_denoiser(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         network = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in arguments["network"].items()})
     except (TypeError, ValueError, IndexError, AssertionError) as error:
         raise ValueError(f"{name}: diffusers refuses the arguments {dict(arguments['network'])}: {error}") from error
-    if name in ("dit_micro", "DiTTransformer2DModel"):
-        for module in network.modules():
-            embedder = getattr(module, "class_embedder", None)
-            if embedder is not None:
-                embedder.dropout_prob = 0.0  # there is one class, and nothing to guide away from
-    return Denoiser(network, scheduler=arguments["scheduler"])
+    for module in network.modules():
+        embedder = getattr(module, "class_embedder", None)
+        if embedder is not None:
+            # A DiT has one in each block, and each would drop labels of its own: the objective drops them for all.
+            embedder.dropout_prob = 0.0
+    return Denoiser(
+        network,
+        scheduler=arguments["scheduler"],
+        num_classes=num_classes,
+        label_dropout=arguments.get("label_dropout", 0.0),
+    )
 
 
 def network_class(name: str) -> type[nn.Module]:

@@ -10,7 +10,14 @@ from typing import Any
 INDEX, CONFIG = "model_index.json", "config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 COMPONENTS = ("unet", "transformer")
-NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
+NETWORKS = {
+    "UNet2DModel": "UNet2DModel",
+    "DiTTransformer2DModel": "DiTTransformer2DModel",
+    "Transformer2DModel": "DiTTransformer2DModel",
+}
+"""Class of a network as a pipeline names it -> class that is loaded; older releases called a DiT a Transformer2DModel."""
+SUPPORTED = "pipelines with a UNet2DModel or a DiTTransformer2DModel, with classes or without, are supported"
+TEXT = {"tokenizer", "text_encoder"}
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
@@ -49,13 +56,16 @@ def find_pipeline(root: Path) -> PipelineFolder:
     network = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     if component is None or network not in NETWORKS:
         found = f"its {component} is a {network}" if component else f"it has none of {', '.join(COMPONENTS)}"
-        raise ValueError(f"{root} ({index.get('_class_name', 'a pipeline')}): {found}; supported: {', '.join(NETWORKS)}")
+        prompts = "; it draws what a text says, and prompts are not supported" if TEXT & index.keys() else ""
+        raise ValueError(f"{root} ({index.get('_class_name', 'a pipeline')}): {found}{prompts}; {SUPPORTED}")
     weights = next((name for name in WEIGHTS if (root / component / name).is_file()), None)
     missing = [name for name in (f"{component}/{CONFIG}", SCHEDULER) if not (root / name).is_file()]
     if weights is None or missing:
         wanted = missing or [f"{component}/{name}" for name in WEIGHTS]
         raise ValueError(f"{root}: there is no {' or '.join(wanted)}; write the whole pipeline with save_pretrained")
-    return PipelineFolder(root=root, component=component, network=network, weights=weights)
+    if network == "Transformer2DModel" and _read(root / component / CONFIG).get("norm_type") != "ada_norm_zero":
+        raise ValueError(f"{root}: its {component} is a Transformer2DModel that is no DiT; {SUPPORTED}")
+    return PipelineFolder(root=root, component=component, network=NETWORKS[network], weights=weights)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -37,8 +37,9 @@ class Architecture(BaseModel):
     task: str = CLASSIFICATION
 
     @model_validator(mode="after")
-    def _classes_are_those_of_a_classifier(self) -> Self:
-        if (self.task == CLASSIFICATION) != bool(self.class_names):
+    def _classes_fit_the_task(self) -> Self:
+        """A classifier has classes; a denoiser may draw by class; nothing else knows any."""
+        if self.task != DENOISING and (self.task == CLASSIFICATION) != bool(self.class_names):
             raise ValueError(f"{self.name}: a model for {self.task} has {len(self.class_names)} classes")
         return self
 
@@ -281,7 +282,7 @@ def build_network(architecture: Architecture, *, seed: int) -> nn.Module:
         if architecture.builder == "diffusers":
             from stages.models.denoisers import build_denoiser
 
-            return build_denoiser(architecture.name, architecture.arguments)
+            return build_denoiser(architecture.name, architecture.arguments, num_classes=num_classes)
         if architecture.builder == "restorer":
             from stages.models.restorers import build_restorer
 

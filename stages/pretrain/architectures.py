@@ -27,6 +27,8 @@ def architecture_of(settings: StageSettings, data: Dataset) -> Architecture:
             input_spec=data.input_spec,
             num_timesteps=settings.num_timesteps,
             schedule=settings.noise_schedule,
+            class_names=data.class_names if settings.class_conditional else (),
+            label_dropout=settings.label_dropout,
         )
     if isinstance(settings, RestorationSettings):
         return find_restorer(settings.model, settings.model_args, input_spec=data.input_spec, scale=settings.scale)

@@ -27,7 +27,12 @@ def load_diffusion(context: StageContext) -> StageResult:
     assert isinstance(settings, LoadDiffusionSettings)
     data = load_stage_data(context)
     if settings.pipeline is not None:
-        bundle = load_pipeline(find_pipeline(Path(settings.pipeline)), input_spec=data.input_spec)
+        bundle = load_pipeline(
+            find_pipeline(Path(settings.pipeline)),
+            input_spec=data.input_spec,
+            class_names=data.class_names,
+            label_dropout=settings.label_dropout,
+        )
     else:
         bundle = build_bundle(architecture_of(settings, data), seed=derive_seed(context.seed, "weights"))
     return deliver_loaded(bundle, data=data, context=context)

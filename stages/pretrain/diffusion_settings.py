@@ -31,6 +31,10 @@ TINY_DENOISER: Mapping[str, Any] = {
 """Settings with which a denoiser trains in a second: the example of this stage and the input of others' examples."""
 
 
+CLASS_CONDITIONAL = "draw by class: the model is told each image's label, and has as many classes as the data"
+LABEL_DROPOUT_ALONE = "label_dropout is for models that draw by class; set class_conditional: true, or leave it out"
+
+
 class DiffusionSettings(DenoiserTrainingSettings):
     """Train a denoiser. With the defaults `unet_micro` draws digits of 16x16 pixels."""
 
@@ -42,9 +46,23 @@ class DiffusionSettings(DenoiserTrainingSettings):
     noise_schedule: Literal["linear", "cosine"] = Field(
         "cosine", description="how noise grows over the timesteps: linear (arXiv 2006.11239) or cosine (arXiv 2102.09672)"
     )
+    class_conditional: bool = Field(False, description=CLASS_CONDITIONAL)
+    label_dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description='with class_conditional: share of the labels that training replaces by "no class", also in stages after '
+        "this one, so that drawing can be guided (arXiv 2207.12598)",
+    )
     epochs: int = Field(150, ge=1, le=100_000, description="passes over the training images")
     learning_rate: float = Field(2e-3, gt=0, le=100, description="largest learning rate of the schedule")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+
+    @model_validator(mode="after")
+    def _dropout_of_labels_acts(self) -> Self:
+        if self.label_dropout != type(self).model_fields["label_dropout"].default and not self.class_conditional:
+            raise ValueError(LABEL_DROPOUT_ALONE)
+        return self
 
 
 def _absolute(path: str) -> str:
@@ -57,21 +75,36 @@ class LoadDiffusionSettings(StageSettings):
     data: DataSettings
     pipeline: Annotated[str, AfterValidator(_absolute)] | None = Field(
         None,
-        description="folder that diffusers' save_pretrained wrote of an unconditional pipeline (UNet2DModel or "
-        "DiTTransformer2DModel). Its content is in the key, not its place",
+        description="folder that diffusers' save_pretrained wrote of a pipeline with a UNet2DModel or DiTTransformer2DModel, "
+        "with or without classes. Its content is in the key, not its place",
         json_schema_extra=LOCATION,
     )
     model: str | None = Field(None, description="in place of a pipeline: a model of pretrain.diffusion, with initial weights")
     model_args: Mapping[str, JsonValue] = Field(default_factory=dict, description="with `model`: arguments of its network")
     num_timesteps: int = Field(1000, ge=2, le=100_000, description="with `model`: timesteps of its noise schedule")
     noise_schedule: Literal["linear", "cosine"] = Field("cosine", description="with `model`: how noise grows with timesteps")
+    class_conditional: bool = Field(False, description=f"with `model`: {CLASS_CONDITIONAL}")
+    label_dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description='of a model that draws by class: share of the labels that later training replaces by "no class"',
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.pipeline is None) == (self.model is None):
             raise ValueError("set one of pipeline (a folder of diffusers) and model (initial weights)")
-        if self.pipeline is not None and self.model_fields_set & {"model_args", "num_timesteps", "noise_schedule"}:
+        if self.pipeline is not None and self.model_fields_set & {
+            "model_args",
+            "num_timesteps",
+            "noise_schedule",
+            "class_conditional",
+        }:
             raise ValueError("a pipeline brings its own network and noise schedule; leave these settings out")
+        is_default = self.label_dropout == type(self).model_fields["label_dropout"].default
+        if self.model is not None and not (self.class_conditional or is_default):
+            raise ValueError(LABEL_DROPOUT_ALONE)
         return self
 
     def data_identity(self) -> str | None:

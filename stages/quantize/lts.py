@@ -66,7 +66,7 @@ from stages.ops.freezing import ThresholdMode, backward_saving, freeze, threshol
 from stages.ops.quantizers import level_step, normalise, round_to_levels
 from stages.quantize.layers import BoundsInit, choose_layers, initialise_bounds, refuse_crossed_bounds
 from stages.quantize.settings import LTSSettings
-from stages.quantize.training import first_images, run_quantization
+from stages.quantize.training import first_batch, run_quantization
 from stages.training.hooks import TrainingHook
 from stages.training.tasks.base import task_of
 
@@ -303,7 +303,7 @@ def run(context: StageContext) -> StageResult:
         )
 
     def finish(bundle: ModelBundle, hook: TrainingHook, data: Dataset) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        example = task_of(bundle).inputs(bundle.model, first_images(data, settings, context), seed=context.seed)
+        example = task_of(bundle).inputs(bundle.model, first_batch(data, settings, context), seed=context.seed)
         saved = measure_backward_saving(bundle.model, example, skip_frozen=settings.skip_frozen)
         return hook.metrics(), {"backward_cost_saved_measured": saved}
 

@@ -36,8 +36,8 @@ def run(context: StageContext) -> StageResult:
     task = task_of(bundle)
     size = min(settings.calibration_samples, data.train.num_samples)
     order = derive_seed(context.seed, "calibration")
-    images = next(iter(data.train.batches(batch_size=size, shuffle_seed=order))).images
-    example = task.inputs(bundle.model, images, seed=context.seed)
+    batch = next(iter(data.train.batches(batch_size=size, shuffle_seed=order)))
+    example = task.inputs(bundle.model, batch, seed=context.seed)
     layers = layers_asked(bundle.model, example, settings)
     before = task.evaluate(bundle.model, data.test)
     bundle = attach_quantizers(

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stages.contract import StageContext, StageResult
-from stages.data.base import Dataset, load_stage_data
+from stages.data.base import Batch, Dataset, load_stage_data
 from stages.models.bundle import ModelBundle
 from stages.models.fake_quant import float_weight, quantized_layers
 from stages.ops.seeds import derive_seed
@@ -90,7 +90,7 @@ def run_quantization(
     data = load_stage_data(context)
     bundle = receive_model(context, data, takes=None)
     task = task_of(bundle)
-    example = task.inputs(bundle.model, first_images(data, settings, context), seed=context.seed)
+    example = task.inputs(bundle.model, first_batch(data, settings, context), seed=context.seed)
     layers = layers_asked(bundle.model, example, settings)
     before = task.evaluate(bundle.model, data.test)
     bundle = attach_quantizers(bundle, example, layers=layers, freezes=freezes, bounds_init=settings.bounds_init)
@@ -108,11 +108,11 @@ def run_quantization(
     return StageResult(metrics=result.metrics, measurements={**result.measurements, **measurements})
 
 
-def first_images(data: Dataset, settings: QATSettings, context: StageContext) -> Tensor:
-    """The images of the first training step, not shifted: what bounds start from."""
+def first_batch(data: Dataset, settings: QATSettings, context: StageContext) -> Batch:
+    """The images of the first training step, not shifted, and their labels: what bounds start from."""
     order = derive_seed(context.seed, "order", 0)
     size = min(settings.batch_size, data.train.num_samples)
-    return next(iter(data.train.batches(batch_size=size, shuffle_seed=order))).images
+    return next(iter(data.train.batches(batch_size=size, shuffle_seed=order)))
 
 
 @torch.no_grad()

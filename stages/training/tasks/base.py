@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from stages.data.base import Split
+from stages.data.base import Batch, Split
 from stages.models.bundle import ModelBundle
 from stages.training.settings import TrainingSettings
 
@@ -68,8 +68,8 @@ class Task(Protocol):
             ValueError: a setting means nothing to the task.
         """
 
-    def inputs(self, model: nn.Module, images: Tensor, *, seed: int) -> tuple[Tensor, ...]:
-        """What the model is run on for these images, to calibrate or to check it: the same for the same seed."""
+    def inputs(self, model: nn.Module, batch: Batch, *, seed: int) -> tuple[Tensor, ...]:
+        """What the model is run on for these images and labels, to calibrate or to check it: the same for the same seed."""
 
     def evaluate(self, model: nn.Module, split: Split, *, device: str | torch.device = "cpu") -> Score:
         """How well the model does on `split`, in evaluation mode; the model's mode is put back afterwards."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from stages.data.base import Split
+from stages.data.base import Batch, Split
 from stages.training.evaluation import evaluate_top1
 from stages.training.losses import cross_entropy_loss
 from stages.training.settings import TrainingSettings
@@ -30,10 +30,10 @@ class Classification:
 
         return objective
 
-    def inputs(self, model: nn.Module, images: Tensor, *, seed: int) -> tuple[Tensor, ...]:
+    def inputs(self, model: nn.Module, batch: Batch, *, seed: int) -> tuple[Tensor, ...]:
         """The images."""
         del model, seed
-        return (images,)
+        return (batch.images,)
 
     def evaluate(self, model: nn.Module, split: Split, *, device: str | torch.device = "cpu") -> Score:
         """Share of the images whose highest logit is that of their label."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.data.base import Split
+from stages.data.base import Batch, Split
 from stages.ops.image_quality import psnr_db
 from stages.training.settings import TrainingSettings
 from stages.training.tasks.base import Objective, Score
@@ -42,10 +42,10 @@ class Restoration:
 
         return objective
 
-    def inputs(self, model: nn.Module, images: Tensor, *, seed: int) -> tuple[Tensor, ...]:
+    def inputs(self, model: nn.Module, batch: Batch, *, seed: int) -> tuple[Tensor, ...]:
         """The images, degraded."""
         del seed
-        return (degraded_by(model)(images),)
+        return (degraded_by(model)(batch.images),)
 
     def evaluate(self, model: nn.Module, split: Split, *, device: str | torch.device = "cpu") -> Score:
         """Mean PSNR over the images."""

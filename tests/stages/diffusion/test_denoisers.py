@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from stages.data.base import load_dataset
+from stages.data.base import Batch, load_dataset
 from stages.data.settings import DigitsData
 from stages.finetune.settings import DiffusionFinetuneSettings, FinetuneSettings
 from stages.finetune.training import finetune_classifier, finetune_denoiser
@@ -54,7 +54,7 @@ def test_descriptions_of_classifiers_stay_as_they_were_before_there_were_tasks(t
     assert Architecture.model_validate(written).task == "classification"
 
 
-@pytest.mark.parametrize(("task", "classes"), [("classification", ()), ("denoising", ("a",))])
+@pytest.mark.parametrize(("task", "classes"), [("classification", ()), ("image_to_image", ("a",))])
 def test_classes_are_those_of_a_classifier(task, classes):
     with pytest.raises(ValidationError, match="classes"):
         Architecture(builder="own", name="cnn_micro", input_spec=SPEC, class_names=classes, task=task)
@@ -107,11 +107,12 @@ def test_training_lowers_the_error_and_every_model_is_measured_on_the_same_noise
 def test_inputs_for_calibration_cover_the_whole_schedule_and_follow_from_the_seed():
     model = denoiser_of("dit_micro").model
     images = torch.zeros(50, 1, 16, 16)
-    noisy, timesteps = TASK.inputs(model, images, seed=3)
-    again = TASK.inputs(model, images, seed=3)
+    batch = Batch(images, torch.zeros(50, dtype=torch.int64))
+    noisy, timesteps = TASK.inputs(model, batch, seed=3)
+    again = TASK.inputs(model, batch, seed=3)
     assert torch.equal(noisy, again[0])
     assert torch.equal(timesteps, again[1])
-    assert not torch.equal(timesteps, TASK.inputs(model, images, seed=4)[1])
+    assert not torch.equal(timesteps, TASK.inputs(model, batch, seed=4)[1])
     assert sorted(timesteps.tolist())[:: len(images) - 1] == [0, 99]
 
 
@@ -195,7 +196,7 @@ def test_a_pipeline_that_does_not_fit_or_could_run_code_is_refused(pipeline, tmp
     assert not ran.exists()
     index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
     (folder / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="its unet is a UNet2DConditionModel; supported: UNet2DModel"):
+    with pytest.raises(ValueError, match="its unet is a UNet2DConditionModel; pipelines with a UNet2DModel"):
         load_diffusion(context_in(tmp_path / "text", LoadDiffusionSettings(data=DIGITS, pipeline=str(folder))))
     with pytest.raises(ValidationError, match="set one of pipeline"):
         LoadDiffusionSettings(data=DIGITS)

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import linalg
 
 from stages.evaluate.compare import run as compare
-from stages.evaluate.diffusion import features_of, run
+from stages.evaluate.diffusion import run, see_images
 from stages.evaluate.diffusion_settings import DiffusionSettings
 from stages.evaluate.grid import write_grid
 from stages.evaluate.settings import CompareSettings
@@ -132,4 +132,4 @@ def test_features_are_what_the_last_layer_sees(classifier):
     model = load_bundle(classifier).model
     images = torch.randn(3, 1, 8, 8)
     with torch.no_grad():
-        assert torch.allclose(model.head(features_of(model, images)), model(images), atol=1e-6)
+        assert torch.allclose(model.head(see_images(model, images).features), model(images), atol=1e-6)
