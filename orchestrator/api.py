@@ -194,6 +194,12 @@ def enqueue(
     )
 
 
+def bind_key(run: str, idempotency_key: str, *, workspace: Workspace) -> None:
+    """Let an idempotency key stand for a run that goes on already; AlreadySubmitted where it stands for another."""
+    ledger = workspace.ledger
+    claim_key({**ledger.request(run).content, "idempotency_key": idempotency_key}, run, ledger)
+
+
 def spent_so_far(run: str, *, workspace: Workspace) -> Hours:
     """What a run and those that it continued have spent, by their ledgers."""
     spent, seen = NOTHING, set[str]()
@@ -306,6 +312,6 @@ def _executor(
 
 __all__ = [
     "CheckedWorkflow", "Plan", "PlanNode", "RayPlace", "RunOptions", "RunResult", "RunStatus", "Selection", "State", "Status",
-    "Watcher", "Workspace", "cancel", "drive_recorded", "enqueue", "load", "load_recorded", "open_workspace", "plan",
-    "plan_checked", "plan_recorded", "selection_recorded", "spent_so_far", "status", "submit",
+    "Watcher", "Workspace", "bind_key", "cancel", "drive_recorded", "enqueue", "load", "load_recorded", "open_workspace",
+    "plan", "plan_checked", "plan_recorded", "selection_recorded", "spent_so_far", "status", "submit",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.api import RunOptions
+from orchestrator.cli.shell import Shell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,3 +17,20 @@ class Asked:
     tags: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
     idempotency_key: str = ""
+
+
+def tell_left_out(shell: Shell, asked: Asked, run: str) -> None:
+    """Say which flags come too late for a run that was begun without them."""
+    request, options = shell.workspace.ledger.request(run).content, asked.options
+    late = [f"--tag {name}={value}" for name, value in asked.tags.items() if request["tags"].get(name) != value]
+    if options.budget is not None and options.budget.limits != request.get("budget"):
+        late.append(f"a budget of {options.budget}")
+    if options.max_gpus is not None and options.max_gpus != request.get("max_gpus"):
+        late.append(f"--max-gpus {options.max_gpus:g}")
+    if options.keep_going and not request.get("keep_going"):
+        late.append("--keep-going")
+    if late:
+        shell.insist(
+            f"note: without {', '.join(late)}: a run keeps what it was begun with",
+            f"   next: orchestrator cancel {run}, then the same submit: it goes on where that run stopped",
+        )

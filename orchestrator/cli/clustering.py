@@ -6,7 +6,7 @@ import shlex
 import time
 
 from orchestrator import api
-from orchestrator.cli.asked import Asked
+from orchestrator.cli.asked import Asked, tell_left_out
 from orchestrator.cli.ending import tell_end
 from orchestrator.cli.following import EXIT_UNMET, detached, exit_code, watch
 from orchestrator.cli.placing import Where
@@ -38,7 +38,10 @@ def run_on_cluster(shell: Shell, plan: api.Plan, where: Where, asked: Asked) -> 
         )
     run = _the_same_run(workspace, plan, jobs.address)
     if run:
+        if asked.idempotency_key:
+            api.bind_key(run, asked.idempotency_key, workspace=workspace)
         shell.say(f"run {run} on {jobs.address} is doing this already")
+        tell_left_out(shell, asked, run)
     else:
         run = _begin(shell, plan, where, jobs, asked)
         shell.say(f"run {run} is a job on {jobs.address}; this terminal is not needed for it")

@@ -6,7 +6,7 @@ What `submit`, `resume`, `retry` and `export` have in common; they differ in whe
 from __future__ import annotations
 
 from orchestrator import api
-from orchestrator.cli.asked import Asked
+from orchestrator.cli.asked import Asked, tell_left_out
 from orchestrator.cli.ending import tell_end, tell_nothing_to_do
 from orchestrator.cli.following import EXIT_UNMET, exit_code, follow
 from orchestrator.cli.placing import Where
@@ -29,6 +29,7 @@ def run_plan(shell: Shell, plan: api.Plan, *, where: Where, asked: Asked = NOTHI
         if not error.is_same:
             raise
         shell.say(f"submitted before with this idempotency key, as run {error.run}")
+        tell_left_out(shell, asked, error.run)
         return follow(shell, read_run_status(shell.workspace.store, error.run))
 
 

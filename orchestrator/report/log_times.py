@@ -16,11 +16,12 @@ def log_starts(status: RunStatus, nodes: Iterable[NodeStatus], ledger: Ledger, m
 
     Nothing of what ended before the moment; of what was running then all since the last progress report before it.
     """
-    ended = {
-        (event["node"], event["attempt"]): event["time"]
-        for event in ledger.events(status.id)[0]
-        if event["type"] in ("attempt_failed", "node_failed")
-    }
+    ended: dict[tuple[str, int], str] = {}
+    for event in ledger.events(status.id)[0]:
+        if event["type"] == "node_started":
+            ended.pop((event["node"], event["attempt"]), None)  # the number of one that does not count is given again
+        elif event["type"] in ("attempt_failed", "node_failed"):
+            ended[event["node"], event["attempt"]] = event["time"]
     starts: dict[tuple[str, int], int | None] = {}
     for node in nodes:
         for attempt in ledger.log_attempts(status.id, node.folder):

@@ -184,7 +184,7 @@ def _apply_to_node(node: NodeStatus, event: Mapping[str, Any]) -> None:
     if kind == "node_started":
         node.attempt, node.started, node.error = event["attempt"], event.get("time", ""), ""
         node.cpus, node.gpus = event.get("cpus", 1.0), event.get("gpus", 0.0)
-        node.note = ""
+        node.note = node.ended = ""
     elif kind == "node_done":
         node.gpu_seconds += node.gpus * event["seconds"] if event["ending"] == "done" else 0.0
         node.ended, node.seconds, node.metrics = event.get("time", ""), event["seconds"], event["metrics"]

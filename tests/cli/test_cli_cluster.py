@@ -15,7 +15,16 @@ from cli_calls import Cli
 from cluster_stub import TOKEN, ClusterStub
 
 from orchestrator import api
+from orchestrator.cli import job
+from orchestrator.engine.executors.inline import InlineExecutor
 from orchestrator.report.run_status import MAX_QUEUED_S
+
+TWO_NAPS = """version: 1
+name: two
+nodes:
+  a: {stage: probe.sleep, params: {seconds: 0.3, value: 1}}
+  b: {stage: probe.sleep, params: {seconds: 0.3, value: 2}, inputs: {inputs: a}}
+"""
 
 
 @pytest.fixture
@@ -69,6 +78,23 @@ def test_the_same_submit_again_attaches_and_a_finished_one_asks_nothing(cli: Cli
     assert (answer.code, len(stub.headers)) == (0, asked)
 
 
+def test_what_comes_too_late_for_a_run_that_goes_on_is_said_and_a_key_stands_for_it(cli: Cli, stub: ClusterStub) -> None:
+    """Else a tag is looked for in vain, a budget is thought to hold, and the same key begins a second run."""
+    begun = ("submit", "chain.yaml", "--address", stub.url, "--detach", "--tag", "team=a", "--max-gpus", "2")
+    assert cli(*begun).code == 0
+    assert "note:" not in cli(*begun).err, "nothing is said of what the run was begun with"
+    answer = cli(*begun[:-4], "--tag", "team=b", "--budget", "2cpuh", "--keep-going", "--idempotency-key", "nightly", "-q")
+    (run,) = runs()
+    assert answer.err.splitlines()[0] == (
+        "note: without --tag team=b, a budget of 2 CPU-h, --keep-going: a run keeps what it was begun with"
+    )
+    assert f"orchestrator cancel {run.id}" in answer.err
+    stub.job_status = "FAILED"
+    other = cli("submit", "slow.yaml", "--address", stub.url, "--detach", "--idempotency-key", "nightly")
+    assert (other.code, f"used by run {run.id} for something else" in other.err) == (2, True)
+    assert len(stub.jobs) == 1
+
+
 def test_a_head_that_has_just_begun_is_waited_for(cli: Cli, stub: ClusterStub) -> None:
     """It answers before it knows itself: its interpreter, and whether other machines are there."""
     stub.beginnings = [[], [{"raylet": {"isHeadNode": True, "state": "ALIVE"}}]]
@@ -92,6 +118,24 @@ def test_a_lost_answer_to_a_submission_begins_one_job(cli: Cli, stub: ClusterStu
     stub.loses_answers = True
     assert cli("submit", "chain.yaml", "--address", stub.url, "--detach").code == 0
     assert [run.state for run in runs()] == ["queued"]
+
+
+def test_a_budget_travels_with_a_job_and_its_driver_keeps_it(cli: Cli, stub: ClusterStub, monkeypatch) -> None:
+    """From the flag to the exit codes of the job and of who waits for it; in place of Ray's processes the driver has one."""
+    Path("two.yaml").write_text(TWO_NAPS)
+    assert cli("submit", "two.yaml", "--address", stub.url, "--detach", "--budget", "0.00005cpuh").code == 0
+    ((run, sent),) = stub.jobs.items()
+    monkeypatch.setattr(
+        "orchestrator.engine.executors.ray.RayExecutor",
+        lambda store, **given: InlineExecutor(store, run=given["run"], is_stop_asked=lambda: False),
+    )
+    monkeypatch.setattr("sys.argv", sent["entrypoint"].split()[2:])
+    assert job.main() == 6
+    assert cli("wait", run).code == 6
+    status = api.status(run, workspace=api.open_workspace())
+    assert (status.nodes["a"].state, status.nodes["b"].state) == ("done", "planned")
+    assert status.over_budget.endswith("of 5e-05 CPU-h")
+    assert "budget" in cli("status", run).out
 
 
 def test_an_idempotency_key_holds_for_jobs_too(cli: Cli, stub: ClusterStub) -> None:

@@ -62,6 +62,27 @@ def test_what_was_printed_since_is_told_by_the_reports_beside_the_log(talked: st
     assert since("9999") == [None, None]
 
 
+def test_a_log_that_goes_on_after_a_failed_attempt_is_not_left_out(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attempt before ended long ago; --since -f would never show a word of the one that runs."""
+    found: list[int | None] = []
+
+    def fail_first(context: StageContext) -> StageResult:
+        if not Path("failed").exists():
+            Path("failed").touch()
+            raise RuntimeError("the weather")
+        print("goes on", flush=True)
+        workspace = api.open_workspace()
+        status = api.status("@last", workspace=workspace)
+        starts = log_starts(status, status.nodes.values(), workspace.ledger, "9999")
+        found.extend(starts["nap", attempt] for attempt in (1, 2))
+        return StageResult(metrics={"value": 1})
+
+    monkeypatch.setattr("stages.probe.sleep.sleep", fail_first)
+    Path("nap.yaml").write_text(NAP)
+    assert cli("submit", "nap.yaml", "--executor", "inline").code == 0
+    assert found == [None, 0]
+
+
 @pytest.mark.parametrize("follow", [(), ("-f",)])
 def test_logs_since_shows_the_end_of_a_log_or_says_that_nothing_was_printed(
     cli: Cli, talked: str, follow: tuple[str, ...]
