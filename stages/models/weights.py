@@ -48,10 +48,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"{path} cannot be read as a file of weights: it is none of torch's, or damaged or cut short"
             ) from error
-        raise ValueError(
-            f"{path} holds more than tensors ({kind[1]}), and reading that could run code of whoever wrote it, so it is "
-            "refused. Load it where you trust it and save its state_dict() alone, best as safetensors"
-        ) from error
+        raise ValueError(_refusal(str(path), kind[1])) from error
     return _unwrapped(content, path)
 
 
@@ -72,7 +69,15 @@ def load_named(architecture: Architecture, *, source: str, head: Head, seed: int
             raise ValueError(f"timm has no pretrained weights for {source}; set weights: file, or weights: random")
     num_known = _num_known(source)
     _refuse_other_classes(architecture, num_known, head=head, where=source)  # before anything is fetched
-    return _timm_with_weights(architecture, {}, source=source, num_known=num_known, head=head, seed=seed)
+    try:
+        return _timm_with_weights(architecture, {}, source=source, num_known=num_known, head=head, seed=seed)
+    except RuntimeError as error:
+        if "weights_only" not in str(error):
+            raise
+        kind = re.search(r"[Uu]nsupported globals?: ([\w.]+)", str(error))
+        raise ValueError(
+            _refusal(f"the file of weights of {source}", kind[1] if kind else "of a kind that is not known")
+        ) from error
 
 
 def load_tensors(architecture: Architecture, state: Mapping[str, Tensor], *, head: Head, seed: int, where: str) -> nn.Module:
@@ -155,6 +160,13 @@ def _overlay(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[st
         height, width = architecture.input_spec.height, architecture.input_spec.width
         overlay["input_size"] = (weight.shape[1], height, width)
     return overlay
+
+
+def _refusal(where: str, kind: str) -> str:
+    return (
+        f"{where} holds more than tensors ({kind}), and reading that could run code of whoever wrote it, so it is refused. "
+        "Load it where you trust it and save its state_dict() alone, best as safetensors"
+    )
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:

@@ -155,6 +155,27 @@ def test_a_pickle_with_code_is_refused_and_nothing_of_it_runs(tmp_path, monkeypa
     assert "weights_only" not in str(caught.value), "torch advises to switch the safety off"
 
 
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "other.bin"])
+def test_a_pickle_with_code_in_a_repository_is_refused_and_nothing_of_it_runs(hub, tmp_path, monkeypatch, file):
+    """A repository says itself which of its files has the weights."""
+    monkeypatch.chdir(tmp_path)
+    snapshot = tmp_path / "hub" / f"models--somebody--{TINY}" / "snapshots" / COMMIT
+    (snapshot / "model.safetensors").unlink()
+    described = json.loads((snapshot / "config.json").read_text())
+    (snapshot / "config.json").write_text(
+        json.dumps({**described, "pretrained_cfg": {**described["pretrained_cfg"], "hf_hub_filename": file}})
+    )
+    missing = snapshot.parents[1] / ".no_exist" / COMMIT
+    missing.mkdir(parents=True)
+    for name in ("model.safetensors", "other.safetensors"):
+        (missing / name).touch()
+    torch.save({"weight": Dangerous()}, snapshot / file)
+    with pytest.raises(ValueError, match=rf"hf-hub:somebody/{TINY} holds more than tensors \(\S+\), .*refused") as caught:
+        load_named(architecture(TINY), source=f"hf-hub:somebody/{TINY}", head="keep", seed=0)
+    assert not Path("came_true").exists()
+    assert "weights_only" not in str(caught.value)
+
+
 def test_the_command_line_that_training_scripts_keep_beside_the_weights_does_no_harm(tmp_path, trained):
     torch.save({"model": trained.state_dict(), "args": argparse.Namespace(epochs=300), "epoch": 3}, tmp_path / "best.pth")
     assert read_weights(tmp_path / "best.pth").keys() == trained.state_dict().keys()
