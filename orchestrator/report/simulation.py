@@ -97,6 +97,7 @@ def simulate(plan: Plan, cluster: ClusterSpec, artifacts: Artifacts) -> Simulati
     hours = typical.makespan_s / 3600
     prices = [kind.usd_per_hour * kind.count for kind in cluster.nodes if kind.usd_per_hour is not None]
     by_hits, by_sharing = typical.avoided()
+    attempts = [each for each in typical.world.executions if each.worker == 0]
     return Simulation(
         state=typical.state.value,
         makespan_s=typical.makespan_s,
@@ -114,8 +115,8 @@ def simulate(plan: Plan, cluster: ClusterSpec, artifacts: Artifacts) -> Simulati
         path=path,
         path_s=path_s,
         num_nodes=len(typical.scheduler.units),
-        num_attempts=len(typical.world.executions),
-        num_failed_attempts=sum(each.ending not in (Ending.DONE, Ending.SHARED) for each in typical.world.executions),
+        num_attempts=len(attempts),
+        num_failed_attempts=sum(each.ending not in (Ending.DONE, Ending.SHARED) for each in attempts),
         num_machines=sum(kind.count for kind in cluster.nodes),
         usd=sum(prices) * hours if prices else None,
         given=tuple(cluster.seconds),

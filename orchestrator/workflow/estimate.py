@@ -1,7 +1,8 @@
 """What a node will take and hold, by what nodes like it took and held. Where nothing like it was recorded it says so.
 
 Nearest records decide: same stage, same model and data as far as both are known, on a GPU or not, with the fewest settings that
-differ. Epochs count apart: the seconds of a training with another number of them lie between the same and in proportion.
+differ. Epochs and workers count apart: the seconds of a training with another number of them lie between the same and in
+proportion.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from orchestrator.store.base import Store
 from orchestrator.workflow.history import EFFORT, History, Subjects, Timing, effort_of, flat_settings
 from orchestrator.workflow.plan import PlanNode
+from orchestrator.workflow.spec import Resources
 
 MAX_NEAREST = 20
 MAX_COMPARED = 200
@@ -57,7 +59,8 @@ class Estimator:
         """Seconds that making the node will take; None where nothing like it was recorded."""
         subject, settings = self._subjects.of(node, self.nodes), flat_settings(node.identity)
         effort, resources = effort_of(node.settings), node.asked.resources
-        kind = (node.spec.name, str(sorted(settings.items())), str(sorted(subject.items())), resources.cpus, resources.gpus > 0)
+        held = (resources.cpus, resources.gpus > 0, resources.workers)
+        kind = (node.spec.name, str(sorted(settings.items())), str(sorted(subject.items())), *held)
         if kind not in self._estimates:
             alike = [
                 timing
@@ -65,8 +68,8 @@ class Estimator:
                 if timing.seconds > 0 and (timing.gpus > 0) == (resources.gpus > 0) and _agree(timing.subject, subject)
             ]
             self._num_compared[node.spec.name] = number = self._num_compared.get(node.spec.name, 0) + 1
-            nearest = _nearest(alike, settings, resources.cpus) if number <= MAX_COMPARED else alike
-            self._estimates[kind] = _estimate(nearest[-MAX_NEAREST:], effort)
+            nearest = _nearest(alike, settings, resources) if number <= MAX_COMPARED else alike
+            self._estimates[kind] = _estimate(nearest[-MAX_NEAREST:], effort, workers=resources.workers)
         return self._estimates[kind]
 
     def gpu_peak(self, node: PlanNode) -> PeakSeen | None:
@@ -98,25 +101,26 @@ def _agree(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     return all(other.get(name, value) == value for name, value in one.items())
 
 
-def _nearest(timings: Sequence[Timing], settings: Mapping[str, object], cpus: float) -> list[Timing]:
+def _nearest(timings: Sequence[Timing], settings: Mapping[str, object], resources: Resources) -> list[Timing]:
     if not timings:
         return []
-    distances = [_distance(timing, settings, cpus) for timing in timings]
+    distances = [_distance(timing, settings, resources) for timing in timings]
     least = min(distances)
     if least >= FAR:
         return list(timings)
     return [timing for timing, distance in zip(timings, distances, strict=True) if distance == least]
 
 
-def _distance(timing: Timing, settings: Mapping[str, object], cpus: float) -> int:
+def _distance(timing: Timing, settings: Mapping[str, object], resources: Resources) -> int:
     names = (timing.settings.keys() | settings.keys()) - set(EFFORT)
-    return sum(bool(timing.settings.get(name) != settings.get(name)) for name in names) + (timing.cpus != cpus)
+    others = (timing.cpus != resources.cpus) + (timing.workers != resources.workers)
+    return sum(bool(timing.settings.get(name) != settings.get(name)) for name in names) + others
 
 
-def _estimate(timings: Sequence[Timing], effort: Mapping[str, float]) -> Estimate | None:
+def _estimate(timings: Sequence[Timing], effort: Mapping[str, float], *, workers: int) -> Estimate | None:
     if not timings:
         return None
-    scaled = [(timing.seconds, timing.seconds * _ratio(timing.effort, effort)) for timing in timings]
+    scaled = [(timing.seconds, timing.seconds * _ratio(timing.effort, effort) * timing.workers / workers) for timing in timings]
     return Estimate(
         low_s=min(min(pair) for pair in scaled),
         typical_s=statistics.median(pair[1] for pair in scaled),

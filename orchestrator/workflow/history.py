@@ -47,7 +47,8 @@ class Timing:
         settings: those that differ from their defaults, flat, as the artifact's identity has them.
         effort: those of EFFORT, defaults too.
         subject: model and data that it worked on, as far as known.
-        cpus, gpus: what its node asked for; `peak_gpu_bytes` of `gpu_bytes`: what it held of its GPU, 0 where it had none.
+        cpus, gpus: what each of the `workers` asked for.
+        peak_gpu_bytes: what it held of a GPU that has `gpu_bytes`; 0 where it had none.
     """
 
     settings: Mapping[str, Any]
@@ -55,6 +56,7 @@ class Timing:
     subject: Mapping[str, str] = field(default_factory=dict)
     cpus: float = 1.0
     gpus: float = 0.0
+    workers: int = 1
     seconds: float = 0.0
     peak_gpu_bytes: int = 0
     gpu_bytes: int = 0
@@ -161,6 +163,7 @@ class HistoryWriter:
             subject=self._subjects.of(node, nodes),
             cpus=resources.cpus,
             gpus=resources.gpus,
+            workers=resources.workers,
             seconds=seconds,
             peak_gpu_bytes=peak_gpu_bytes,
             gpu_bytes=gpu_bytes,

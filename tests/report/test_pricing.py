@@ -97,6 +97,19 @@ def test_another_number_of_epochs_lies_between_the_same_time_and_in_proportion(
     assert (found.low_s, found.high_s, found.num_records) == (low_s, high_s, 3)
 
 
+@pytest.mark.parametrize(("workers", "low_s", "high_s"), [(1, 100, 400), (4, 100, 100), (8, 50, 100)])
+def test_another_number_of_workers_takes_between_the_same_time_and_its_share(
+    plan_text, workspace, workers: int, low_s: float, high_s: float
+) -> None:
+    """Four workers were no faster than one at worst, and four times as fast at best; what was measured with as many is that."""
+    text = TRAINING.replace("epochs: 10}", f"epochs: 10}}, resources: {{workers: {workers}}}")
+    asked = plan_text(text)
+    kept(workspace, "pretrain.classifier", trained(workspace, asked, workers=4))
+    found = Estimator(workspace.store, asked.nodes).estimate(asked.nodes["train"])
+    assert found is not None
+    assert (found.low_s, found.high_s) == (low_s, high_s)
+
+
 @pytest.mark.parametrize(
     "other",
     [{"subject": {"model": "resnet20", "data": "digits"}}, {"gpus": 1.0}, {"seconds": 0.0}],

@@ -126,6 +126,19 @@ def test_recorded_gpu_memory_keeps_nodes_apart_in_a_prediction_too(plan_text, wo
     assert run_on(plan_text(text), workspace, {**kind, "gpu_memory": "140GiB"}).makespan_s == pytest.approx(600, rel=0.01)
 
 
+def test_several_workers_are_one_attempt_on_as_many_places(plan_text, workspace) -> None:
+    text = (
+        "version: 1\nname: w\nnodes:\n"
+        "  a: {stage: pretrain.classifier, params: {model: cnn_micro, data: digits}, resources: {workers: 4}}\n"
+    )
+    found = run_on(plan_text(text), workspace, {"cpus": 1, "count": 5}, seconds={"a": "1h"})
+    assert (found.num_attempts, found.num_failed_attempts) == (1, 0)
+    assert found.used.cpu == pytest.approx(4, rel=0.01)
+    assert found.busy["CPU"] == pytest.approx(0.8, rel=0.01)
+    rough = run_on(plan_text(text), workspace, {"cpus": 1, "count": 5, "failures_per_hour": 0.5}, seconds={"a": "1h"})
+    assert (rough.num_attempts, rough.num_failed_attempts) == (2, 1)
+
+
 def test_nodes_without_a_record_are_named_and_never_guessed(plan_text, workspace) -> None:
     with pytest.raises(UsageError, match=r"no record yet of how long base, wide, last takes") as caught:
         run_on(plan_text(FAN), workspace)

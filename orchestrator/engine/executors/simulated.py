@@ -52,7 +52,7 @@ Attempts = Callable[[Work, int], Attempt]
 
 @dataclass(frozen=True)
 class Execution:
-    """What happened: one attempt, from when to when, on which machine, with what it held."""
+    """What happened: one attempt, or one of its workers, from when to when, on which machine, with what it held."""
 
     label: str
     attempt: int
@@ -61,6 +61,7 @@ class Execution:
     ending: Ending
     amounts: Mapping[str, float]
     machine: str
+    worker: int = 0
 
 
 @dataclass(frozen=True)
@@ -243,11 +244,11 @@ class SimulatedCluster:
         seconds = self.now_s - running.began_s if place is not None else 0.0
         if place is not None:
             self.floor.account(place, +1)
-            for each in place.each:
+            for worker, each in enumerate(place.each):
                 for name, amount in each.amounts.items():
                     self.held_s[name] = self.held_s.get(name, 0.0) + amount * seconds
                 self.executions.append(
-                    Execution(label, work.attempt, running.began_s, self.now_s, ending, each.amounts, each.machine)
+                    Execution(label, work.attempt, running.began_s, self.now_s, ending, each.amounts, each.machine, worker)
                 )
         if ending in _MADE:
             self.done[work.key] = record_of(work, attempt.metrics, seconds=attempt.seconds)
