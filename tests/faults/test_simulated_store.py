@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulated import SimulatedStore, World, in_world, submission
+from simulated import SimulatedStore, World
+from simulated_time import in_world, submission
 
 from orchestrator import api
 from orchestrator.errors import LeaseLost, StoreError, UsageError

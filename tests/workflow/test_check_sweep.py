@@ -2,132 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Self
-
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from toy_sweep import LINES, SOUND, checked, file, problems, refused
 
-from orchestrator.errors import Problem, WorkflowError
 from orchestrator.report.problems import format_problem, format_problems
-from orchestrator.workflow.check import CheckedWorkflow, check_workflow
-from orchestrator.workflow.load import load_text
-from stages import catalog
-from stages.contract import Port, StageSettings, StageSpec
 
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    size: int = Field(3, ge=1)
-
-
-class ToySettings(StageSettings):
-    name: str = "toy"
-    low: float = Field(0.0, ge=0)
-    high: float = Field(1.0, le=10)
-    part: Part = Part()
-    free: Mapping[str, int] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low is {self.low:g} and high {self.high:g}; expected low < high")
-        return self
-
-
-class NeedySettings(StageSettings):
-    must: int
-
-
-def toy(name: str, *, output: str = "model", settings: type[StageSettings] = ToySettings, **ports: Port) -> StageSpec:
-    return StageSpec(
-        name=name, version=1, summary="", settings=settings, implementation="x:y", output=output, inputs=ports,
-        metrics=("top1", "gmacs"), forecast="x:z", forecast_metrics=("gmacs",),
-    )  # fmt: skip
-
-
-MODEL = Port(kind="model")
-TOYS = {
-    spec.name: spec
-    for spec in (
-        toy("toy.make"),
-        toy("toy.change", model=MODEL),
-        toy("toy.needy", settings=NeedySettings),
-        toy("toy.score", output="table", model=MODEL, baseline=Port(kind="model", optional=True)),
-        toy("toy.compare", output="page", models=Port(kind="model", many=True)),
-    )
-}
-
-
-@pytest.fixture(autouse=True)
-def toys(monkeypatch):
-    """Stages made for these tests, so that the real ones may change."""
-    monkeypatch.setattr(catalog, "find_stage", TOYS.get)
-    monkeypatch.setattr(catalog, "all_stages", lambda: dict(TOYS))
-
-
-# The places of the lines that the tables below put something in.
-FILE = """version: 1
-name: demo
-nodes:
-  base: {{stage: toy.make}}
-  several: {{stage: toy.make, foreach: {{low: [0.1, 0.2]}}}}
-  search:
-    sweep:
-      trials: 8
-      sampler: {sampler}
-      scheduler: {scheduler}
-      objectives: {objectives}
-      constraints: {constraints}
-      select: {select}
-      finalists: {finalists}
-      space:
-        {space}
-        {more}
-    nodes:
-      {tune}
-      {score}
-  {after}
-"""
-LINES = {name: next(i for i, line in enumerate(FILE.splitlines(), 1) if f"{{{name}}}" in line) for name in (
-    "sampler", "scheduler", "objectives", "constraints", "select", "finalists", "space", "more", "tune", "score", "after",
-)}  # fmt: skip
-SOUND = {
-    "sampler": "random",
-    "scheduler": "none",
-    "objectives": "{score.top1: maximize, score.gmacs: minimize}",
-    "constraints": "[{metric: score.top1, max_drop: 0.1, versus: base.top1}, {metric: score.gmacs, max: 1, check: static}]",
-    "select": "{rule: best}",
-    "finalists": "{seeds: [1, 2]}",
-    "space": "tune.low: {uniform: [0.1, 0.5]}",
-    "more": "tune.name: {choice: [a, b]}",
-    "tune": "tune: {stage: toy.change, inputs: {model: base}}",
-    "score": "score: {stage: toy.score, inputs: {model: tune}}",
-    "after": "after: {stage: toy.change, inputs: {model: search.best.tune}}",
-}
-
-
-def file(**changes: str) -> str:
-    return FILE.format(**{**SOUND, **changes})
-
-
-def checked(text: str, **options) -> CheckedWorkflow:
-    try:
-        return check_workflow(load_text(text, file="x.yaml", **options))
-    except WorkflowError as error:
-        pytest.fail(format_problems(error.problems))
-
-
-def problems(text: str, **options) -> tuple[Problem, ...]:
-    with pytest.raises(WorkflowError) as raised:
-        check_workflow(load_text(text, file="x.yaml", **options))
-    return raised.value.problems
-
-
-def refused(text: str, **options) -> Problem:
-    found = problems(text, **options)
-    assert len(found) == 1, format_problems(found)
-    return found[0]
+pytestmark = pytest.mark.usefixtures("sweep_toys")
 
 
 def test_a_sound_sweep_is_taken_with_its_references_and_order():
@@ -136,49 +16,6 @@ def test_a_sound_sweep_is_taken_with_its_references_and_order():
     assert found.targets["search"] == ("base",)
     sweep = found.sweeps["search"]
     assert (sweep.order, sweep.refers_to, sweep.seed) == (("tune", "score"), ("base",), 0)
-
-
-SPACE = [
-    ("tuen.low: {uniform: [0, 1]}", ("does not name a parameter", "tune, score", "did you mean tune.low?")),
-    ("low: {uniform: [0, 1]}", ('"node.parameter"', "tune, score")),
-    ("base.low: {uniform: [0, 1]}", ('move node "base" into the sweep',)),
-    ("tune.lwo: {uniform: [0, 1]}", ("no parameter of stage toy.change", "did you mean tune.low?")),
-    ("tune.part.sice: {int: [1, 2]}", ("did you mean tune.part.size?",)),
-    ("tune.model: {choice: [base]}", ("model is an input",)),
-    ("tune.low: {uniform: [0.5, 0.1]}", ("bounds in reverse", "uniform: [0.1, 0.5]")),
-    ("tune.low: {uniform: [0.5, 0.5]}", ("without width", "under params")),
-    ("tune.low: {loguniform: [0, 0.5]}", ("logarithm", "above 0")),
-    ("tune.low: {uniform: [0.1, 0.5], step: 1}", ("step larger than its range", "at most 0.4")),
-    ("tune.low: {loguniform: [0.1, 0.5], step: 0.1}", ("step on a logarithmic scale",)),
-    ("tune.part.size: {int: [1, 9], step: 1.5}", ("whole numbers", "a whole step")),
-    ("tune.low: {uniform: [0.1, 0.5], choice: [0.2]}", ("more than one distribution", "keep choice")),
-    ("tune.low: {}", ("no distribution", "exactly one of choice, uniform, loguniform, int")),
-    ("tune.low: {choice: []}", ("among nothing",)),
-    ("tune.low: {choice: [0.1, 0.1]}", ("0.1 twice",)),
-    ("tune.low: {choice: [0.1], step: 1}", ("has no step",)),
-    ("tune.low: [0.1, 0.2]", ("{choice: [0.1, 0.2]}",)),
-    ("tune.low: {uniform: [0.1]}", ("at least 2 values",)),
-    ("tune.low: {choice: [0.1, -1]}", ("value 2 of", '"-1"', "at least 0")),
-    ("tune.low: {uniform: [-1, 0.5]}", ("the lower bound of", "at least 0")),
-    ("tune.high: {uniform: [2, 11]}", ("the upper bound of", "at most 10")),
-    ("tune.part.size: {int: [0, 3]}", ("the lower bound of", "at least 1")),
-    ("tune.high: {choice: [0.5, abc]}", ("value 2 of", "a number")),
-    ("tune.low: {choice: [0.1, 1.5]}", ("low is 1.5 and high 1", "fit together")),
-    ("tune.low: {uniform: [0.1, 1.5]}", ("low is 1.5 and high 1", "fit together")),
-    ("tune.free.x: {choice: [1, y]}", ("value 2 of", "a whole number")),
-    ("tune.low: {uniform: [0.1, 0.5], when: {tune.nmae: [a]}}", ("no choice of this space", "did you mean tune.name?")),
-    ("tune.low: {uniform: [0.1, 0.5], when: {tune.name: [c]}}", ('a value that "tune.name" does not have', "a, b")),
-    ("tune.low: {uniform: [0.1, 0.5], when: {tune.name: []}}", ("searched for no value",)),
-    ("tune.low: {choice: [0.1], when: {tune.low: [0.1]}}", ("waits for itself",)),
-]
-
-
-@pytest.mark.parametrize(("space", "words"), SPACE, ids=[space for space, _ in SPACE])
-def test_a_space_that_cannot_be_meant_is_refused_on_its_line(space, words):
-    found = refused(file(space=space))
-    assert found.line == LINES["space"]
-    printed = format_problem(found)
-    assert all(word in printed for word in words), printed
 
 
 OTHERS = [
@@ -303,59 +140,6 @@ def test_kinds_are_checked_between_the_nodes_of_a_sweep():
 def test_a_cycle_through_a_sweep_is_told_at_one_of_its_references():
     found = refused(file(tune="tune: {stage: toy.change, inputs: {model: after}}"))
     assert found.found in {"search -> after -> search", "after -> search -> after"}
-
-
-def test_circular_conditions_are_told():
-    low = "tune.low: {choice: [0.1, 0.2], when: {tune.name: [a]}}"
-    found = problems(file(space=low, more="tune.name: {choice: [a, b], when: {tune.low: [0.1]}}"))
-    assert all("waits for itself" in one.what for one in found)
-    assert [one.line for one in found] == [LINES["space"], LINES["more"]]
-
-
-def test_combinations_of_choices_that_do_not_fit_are_found():
-    """Each value alone is fine; the trial that has both would fail hours later."""
-    found = refused(file(space="tune.low: {choice: [0.1, 0.6]}", more="tune.high: {choice: [0.5, 2]}"))
-    assert "low is 0.6 and high 0.5" in found.what
-    assert found.line == LINES["space"]
-    checked(
-        file(
-            space="tune.low: {choice: [0.1, 0.6]}",
-            more="tune.high: {choice: [0.7, 2], when: {tune.low: [0.6]}}",
-        )
-    )
-
-
-def test_a_corner_of_two_ranges_that_does_not_fit_is_left_to_the_trial():
-    """A range that another one bounds is a space worth searching; only values that fit nothing are mistakes."""
-    checked(file(space="tune.low: {uniform: [0, 0.6]}", more="tune.high: {uniform: [0.3, 0.8]}"))
-    found = refused(file(space="tune.low: {uniform: [0, 0.9]}", more="tune.high: {uniform: [0.3, 0.8]}"))
-    assert "low is 0.9" in found.what
-
-
-def test_a_required_parameter_may_come_from_the_space_and_is_missed_otherwise():
-    needy = "score: {stage: toy.score, inputs: {model: tune}}\n      needy: {stage: toy.needy}"
-    checked(file(score=needy, more="needy.must: {int: [1, 3]}"))
-    assert '"must" is missing' in refused(file(score=needy)).what
-    found = refused(file(score=needy, more="needy.must: {int: [3, 1]}"))
-    assert "bounds in reverse" in found.what
-
-
-def test_a_parameter_under_a_condition_may_have_a_value_for_when_it_does_not_hold():
-    checked(
-        file(
-            space="tune.low: {uniform: [0.1, 0.5], when: {tune.name: [b]}}",
-            tune="tune: {stage: toy.change, inputs: {model: base}, params: {low: 0.7}}",
-        )
-    )
-
-
-def test_thousands_of_choices_are_checked_in_a_second():
-    import time
-
-    values = ", ".join(str(index / 10_000) for index in range(3000))
-    start = time.process_time()
-    checked(file(space=f"tune.low: {{choice: [{values}]}}"))
-    assert time.process_time() - start < 2
 
 
 def test_a_grid_needs_points_and_no_number_of_trials():
