@@ -32,6 +32,10 @@ Pair = Annotated[tuple[float, float], BeforeValidator(_tuple)]
 PerChannel = Annotated[tuple[float, ...], BeforeValidator(_tuple)]
 
 
+_POLICY_NUMBERS = {"rand": "m|mstd|mmax|inc|n|p", "augmix": "m|mstd|w|d|a|b"}
+"""What timm's policies take after their first word, each with a number; the others: mstd."""
+
+
 class Augmentation(BaseModel):
     """Random changes to training images, by timm's names; each is off unless it is set.
 
@@ -80,6 +84,16 @@ class Augmentation(BaseModel):
                 f"auto_augment is {policy!r}; timm knows policies by their first word: rand, augmix, original, originalr, v0, "
                 "v0r, 3a, as in rand-m9-mstd0.5-inc1"
             )
+        first, *parts = (policy or "").split("-")
+        numbers = _POLICY_NUMBERS.get(first, "mstd")
+        wrong = [part for part in parts if not re.match(rf"({numbers})\d" + ("|t" if first == "rand" else ""), part)]
+        if wrong:
+            raise ValueError(
+                f"auto_augment is {policy!r}, and timm would leave {wrong[0]!r} out; expected one of "
+                f"{', '.join(numbers.split('|'))} with a number"
+            )
+        if self.crop_scale is None and "crop_ratio" in self.model_fields_set:
+            raise ValueError("crop_ratio is of the random crop, which is off; set crop_scale, too")
         return self
 
 

@@ -1,7 +1,7 @@
 """What training, compression and export ask of a task, and how to find one. Knows no method.
 
-To add a task: one file here with a `TASK`, its line in `REGISTRY`, and a network whose architecture names it
-(docs/adding-a-task.md).
+To add a task: a file with a `TASK`, and its line in `REGISTRY`, or an entry point of the group `orchestrator.tasks` (name = the
+task's, value = "package.module:TASK"); and a network whose architecture names it (docs/adding-a-task.md).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -27,6 +28,8 @@ REGISTRY: dict[str, str] = {
     "denoising": "stages.training.tasks.denoising:TASK",
 }
 """Task -> "package.module:object", imported where a model is for it."""
+
+ENTRY_POINT_GROUP = "orchestrator.tasks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +79,25 @@ class Task(Protocol):
 
 
 def find_task(name: str) -> Task:
-    """Import the task called `name`; raises ValueError that lists the names there are."""
-    if name not in REGISTRY:
-        raise ValueError(f"unknown task {name!r}; known: {', '.join(sorted(REGISTRY))}")
-    module, _, attribute = REGISTRY[name].partition(":")
-    task = getattr(importlib.import_module(module), attribute)
-    assert isinstance(task, Task)
+    """Import the task called `name`.
+
+    Raises:
+        ValueError: there is none of this name, with the names there are, or what is called so is no task.
+    """
+    if name in REGISTRY:
+        module, _, attribute = REGISTRY[name].partition(":")
+        task = getattr(importlib.import_module(module), attribute)
+    else:
+        plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+        if name not in plugins:
+            raise ValueError(
+                f"unknown task {name!r}; known: {', '.join(sorted({*REGISTRY, *plugins}))}. Install the package that adds it "
+                f"(entry points {ENTRY_POINT_GROUP})"
+            )
+        task = plugins[name].load()
+    if not isinstance(task, Task):
+        members = "name, metric, objective, inputs and evaluate"
+        raise ValueError(f"the task {name!r} is a {type(task).__name__}; expected {members}, as docs/adding-a-task.md says")  # noqa: TRY004
     return task
 
 

@@ -218,6 +218,9 @@ def test_settings_that_cannot_act_are_refused(tmp_path):
     for change, message in [
         ({"mean": (0.5, 0.5, 0.5), "std": None}, "mean and std belong together"),
         ({"augment": {"auto_augment": "randaug"}}, "timm knows policies by their first word"),
+        ({"augment": {"auto_augment": "rand-m9-foo"}}, r"would leave 'foo' out; expected one of m, mstd"),
+        ({"augment": {"auto_augment": "3a-m9"}}, r"would leave 'm9' out; expected one of mstd with a number"),
+        ({"augment": {"crop_ratio": (1, 1)}}, "set crop_scale, too"),
         ({"augment": {"crop_scale": (0.9, 0.1)}}, "smallest, largest"),
         ({"test": None}, "evaluate_on: validation"),
         ({"normalization": "half"}, "both normalization and mean"),
