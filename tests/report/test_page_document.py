@@ -18,16 +18,7 @@ from orchestrator.report.page.sources import read_sources
 from orchestrator.report.page.text_forms import csv_form, markdown
 from orchestrator.report.sweep_table import cost_text
 from orchestrator.store.ledger import now_text
-from tests.cli.cli_calls import LOSING
-
-CHAIN = """
-version: 1
-name: chain
-nodes:
-  first: {stage: probe.echo, params: {value: 3}}
-  middle: {stage: probe.echo, inputs: {inputs: [first]}, foreach: {value: [1, 2]}}
-  last: {stage: probe.echo, inputs: {inputs: [middle]}}
-"""
+from tests.cli.cli_calls import CHAIN, LOSING
 
 FAILING = """
 version: 1

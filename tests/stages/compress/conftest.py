@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stages.compress import joint
-from tests.stages.compress.support import ALL, context_in, model_artifact, saved, trained_bundle
+from tests.stages.compress.support import ALL, trained_bundle
+from tests.stages.stage_calls import artifact_of, context_in, saved
 
 torch.set_num_threads(1)  # beside other work, more of them wait for each other most of the time
 
@@ -22,4 +23,4 @@ def joint_run(dense, tmp_path_factory):
     """(what the stage handed back, its artifact) of LBC, LTS and DiffRate together."""
     folder = tmp_path_factory.mktemp("joint")
     result = joint.run(context_in(folder, ALL, model=dense))
-    return result, model_artifact(folder / "output")
+    return result, artifact_of(folder / "output")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from stages.compress.settings import JointSettings
-from stages.contract import Artifact, StageContext, local_context
+from stages.contract import Artifact
 from stages.data.base import load_dataset
 from stages.data.settings import DigitsData
-from stages.models.bundle import ModelBundle, build_bundle, save_bundle
+from stages.models.bundle import ModelBundle, build_bundle
 from stages.models.zoo import find_architecture
 from stages.training.loop import train
 from stages.training.settings import TrainingSettings
+from tests.stages.stage_calls import context_in
 
 LTS = {
     "weight_bits": 4,
@@ -25,19 +25,6 @@ LTS = {
 }
 RATES = {"gmacs_ratio": 0.75, "granularity": 1, "rate_learning_rate": 0.1, "budget_weight": 1000}
 ALL = JointSettings(data="digits", epochs=6, lbc={"n_m": "2:4"}, lts=LTS, diffrate=RATES)
-
-
-def context_in(folder: Path, settings, **inputs) -> StageContext:
-    return replace(local_context(settings, folder=folder, inputs=inputs), num_threads=1)
-
-
-def model_artifact(folder: Path, kind: str = "model") -> Artifact:
-    return Artifact(kind=kind, key="0" * 64, files={path.name: path for path in folder.iterdir()})
-
-
-def saved(bundle: ModelBundle, folder: Path) -> Artifact:
-    save_bundle(bundle, folder)
-    return model_artifact(folder)
 
 
 def weights(artifact: Artifact) -> bytes:

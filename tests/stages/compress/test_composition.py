@@ -14,7 +14,8 @@ from stages.models.fake_quant import float_weight, quantized_layers, weight_quan
 from stages.models.nm_mask import masked_layers
 from stages.models.token_reduction import kept_tokens
 from stages.ops.onnx_file import find_weight, open_session, run_session, stored_arrays
-from tests.stages.compress.support import LTS, context_in, digit_images, model_artifact, new_bundle, saved, weights
+from tests.stages.compress.support import LTS, digit_images, new_bundle, weights
+from tests.stages.stage_calls import artifact_of, context_in, saved
 
 SETTINGS = {
     "sparsify.lbc": {"data": "digits", "epochs": 2},
@@ -39,7 +40,7 @@ def run_stage(name: str, folder, **inputs):
     """The stage's result and its artifact; other settings than in the table are not needed here."""
     spec = find_stage(name)
     result = load_implementation(spec)(context_in(folder, spec.settings(**SETTINGS[name]), **inputs))
-    return result, model_artifact(folder / "output", kind=spec.output)
+    return result, artifact_of(folder / "output", kind=spec.output)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,8 @@ from stages.sparsify import lbc
 from stages.sparsify.combinations import add_scores
 from stages.sparsify.settings import LBCSettings
 from stages.training.loop import train
-from tests.stages.compress.support import ALL, LTS, RATES, context_in, digit_images, model_artifact, new_bundle, saved, weights
+from tests.stages.compress.support import ALL, LTS, RATES, digit_images, new_bundle, weights
+from tests.stages.stage_calls import artifact_of, context_in, saved
 
 
 def history(folder) -> list[dict]:
@@ -42,7 +43,7 @@ def test_lbc_alone_trains_bit_for_bit_as_its_own_stage(dense, tmp_path):
     part = {"n_m": "1:4", "removal_power": 2.0}
     result = joint.run(context_in(tmp_path / "joint", settings_of(lbc=part), model=dense))
     own = lbc.run(context_in(tmp_path / "own", LBCSettings(data="digits", epochs=2, **part), model=dense))
-    assert weights(model_artifact(tmp_path / "joint/output")) == weights(model_artifact(tmp_path / "own/output"))
+    assert weights(artifact_of(tmp_path / "joint/output")) == weights(artifact_of(tmp_path / "own/output"))
     assert history(tmp_path / "joint") == history(tmp_path / "own")
     assert result.metrics == own.metrics
 
@@ -50,7 +51,7 @@ def test_lbc_alone_trains_bit_for_bit_as_its_own_stage(dense, tmp_path):
 def test_lts_alone_trains_bit_for_bit_as_its_own_stage(dense, tmp_path):
     result = joint.run(context_in(tmp_path / "joint", settings_of(lts=LTS), model=dense))
     own = lts.run(context_in(tmp_path / "own", LTSSettings(data="digits", epochs=2, learning_rate=3e-3, **LTS), model=dense))
-    assert weights(model_artifact(tmp_path / "joint/output")) == weights(model_artifact(tmp_path / "own/output"))
+    assert weights(artifact_of(tmp_path / "joint/output")) == weights(artifact_of(tmp_path / "own/output"))
     assert history(tmp_path / "joint") == history(tmp_path / "own")
     assert result.metrics == own.metrics
 
@@ -152,7 +153,7 @@ def test_resumed_after_a_stop_it_ends_on_the_same_bits(joint_run, dense, tmp_pat
             joint.run(context)
     result = joint.run(context)
     assert result.metrics == joint_run[0].metrics
-    assert weights(model_artifact(tmp_path / "output")) == weights(joint_run[1])
+    assert weights(artifact_of(tmp_path / "output")) == weights(joint_run[1])
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_models_that_a_part_cannot_work_on_are_refused_by_name(joint_run, dense,
 def test_a_part_goes_on_where_an_earlier_stage_has_stopped(dense, tmp_path):
     """Masks from one stage, the two other methods jointly: the masks stay as they came."""
     lbc.run(context_in(tmp_path / "lbc", LBCSettings(data="digits", epochs=2), model=dense))
-    masked = model_artifact(tmp_path / "lbc/output")
+    masked = artifact_of(tmp_path / "lbc/output")
     joint.run(context_in(tmp_path / "joint", settings_of(lts=LTS, diffrate=RATES), model=masked))
     bundle = load_bundle(tmp_path / "joint/output")
     assert [spec.name for spec in bundle.transforms] == ["nm_mask", "fake_quant", "token_reduction"]

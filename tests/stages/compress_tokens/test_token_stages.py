@@ -21,14 +21,14 @@ from stages.compress_tokens.settings import (
     ToMeSettings,
     UniformSettings,
 )
-from stages.contract import Artifact, Cancelled, StageContext, local_context
+from stages.contract import Cancelled
 from stages.data.base import load_dataset
 from stages.data.settings import DigitsData
 from stages.export import onnx as export_onnx
 from stages.export.settings import ONNXSettings
 from stages.finetune.settings import FinetuneSettings
 from stages.finetune.training import finetune_classifier
-from stages.models.bundle import ModelBundle, build_bundle, fold_bundle, load_bundle, save_bundle
+from stages.models.bundle import ModelBundle, build_bundle, fold_bundle, load_bundle
 from stages.models.nm_mask import apply_masks, masked_layers
 from stages.models.token_reduction import apply_bipartite, apply_schedule, kept_tokens, refuse_model, vit_shape
 from stages.models.zoo import find_architecture
@@ -37,13 +37,10 @@ from stages.ops.nm import magnitude_mask
 from stages.ops.onnx_file import open_session, run_session, write_onnx
 from stages.ops.pattern import NMPattern
 from stages.ops.token_budget import PUBLISHED_SCHEDULES, TokenSchedule
+from tests.stages.stage_calls import artifact_of, context_in, saved
 
 SPECS = {spec.name.partition(".")[2]: spec for spec in STAGES}
 SCHEDULE = TokenSchedule(prune=(17, 15, 12, 9), merge=(17, 13, 8, 4))
-
-
-def context_in(folder: Path, settings, **inputs) -> StageContext:
-    return replace(local_context(settings, folder=folder, inputs=inputs), num_threads=1)
 
 
 def run(method: str, folder: Path, settings, **inputs):
@@ -58,15 +55,6 @@ def digits_bundle(name="vit_micro", arguments=None) -> ModelBundle:
     nn.init.normal_(bundle.model.head.weight, std=0.1)  # it starts at 0, which would make all logits alike
     bundle.model.eval()
     return bundle
-
-
-def model_artifact(folder: Path) -> Artifact:
-    return Artifact(kind="model", key="0" * 64, files={path.name: path for path in folder.iterdir()})
-
-
-def saved(bundle: ModelBundle, folder: Path) -> Artifact:
-    save_bundle(bundle, folder)
-    return model_artifact(folder)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +142,7 @@ def test_a_schedule_goes_over_to_another_checkpoint(searched, tmp_path):
         other.model.head.bias.add_(1)
     artifact = saved(other, tmp_path / "other")
     settings = ScheduleSettings(data="digits")
-    result = run("schedule", tmp_path, settings, model=artifact, schedule=model_artifact(searched[1]))
+    result = run("schedule", tmp_path, settings, model=artifact, schedule=artifact_of(searched[1]))
     assert result.metrics["kept_tokens"] == searched[0].metrics["kept_tokens"]
     with pytest.raises(ValueError, match="give one schedule"):
         run("schedule", tmp_path / "none", settings, model=artifact)
@@ -163,7 +151,7 @@ def test_a_schedule_goes_over_to_another_checkpoint(searched, tmp_path):
 
 
 def test_fine_tuning_keeps_the_schedule(searched, tmp_path):
-    context = context_in(tmp_path, FinetuneSettings(data="digits", epochs=1), model=model_artifact(searched[1]))
+    context = context_in(tmp_path, FinetuneSettings(data="digits", epochs=1), model=artifact_of(searched[1]))
     finetune_classifier(context)
     tuned = load_bundle(tmp_path / "output")
     assert list(kept_tokens(tuned.model)) == searched[0].metrics["kept_tokens"]
@@ -207,7 +195,7 @@ def test_a_mask_under_the_reduction_stays_and_folds(tmp_path):
     images = torch.randn(3, 1, 8, 8)
     torch.testing.assert_close(again.model(images), bundle.model(images))
     torch.testing.assert_close(fold_bundle(again)(images), bundle.model(images))
-    result = export_onnx.run(context_in(tmp_path, ONNXSettings(verify_samples=8), model=model_artifact(tmp_path / "model")))
+    result = export_onnx.run(context_in(tmp_path, ONNXSettings(verify_samples=8), model=artifact_of(tmp_path / "model")))
     assert result.metrics["num_violating_blocks"] == 0
 
 
@@ -292,7 +280,7 @@ def test_other_models_are_refused_by_name(build, message):
 
 def test_a_model_that_reduces_already_is_refused(searched, tmp_path):
     with pytest.raises(ValueError, match=r"compress_tokens\.tome: the model is a ReducedViT, which reduces its tokens already"):
-        run("tome", tmp_path, ToMeSettings(data="digits", merged=1), model=model_artifact(searched[1]))
+        run("tome", tmp_path, ToMeSettings(data="digits", merged=1), model=artifact_of(searched[1]))
 
 
 @pytest.mark.parametrize(

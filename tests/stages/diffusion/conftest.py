@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 import torch
 
-from stages.contract import Artifact, StageContext, StageResult, local_context
+from stages.contract import Artifact, StageResult
 from stages.pretrain import training
 from stages.pretrain.diffusion_settings import TINY_DENOISER, DiffusionSettings
+from tests.stages.stage_calls import artifact_of, context_in
 
 torch.set_num_threads(1)
 
 DIGITS = {"name": "digits", "scaling": "symmetric"}
-
-
-def context_in(folder: Path, settings, **inputs) -> StageContext:
-    return replace(local_context(settings, folder=folder, inputs=inputs), num_threads=1)
-
-
-def artifact_of(folder: Path, kind: str = "model") -> Artifact:
-    return Artifact(kind=kind, key="0" * 64, files={path.name: path for path in folder.iterdir()})
 
 
 @pytest.fixture(scope="session")

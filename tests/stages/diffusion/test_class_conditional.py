@@ -31,7 +31,8 @@ from stages.sparsify import lbc, magnitude
 from stages.sparsify.settings import LBCSettings, MagnitudeSettings
 from stages.training.settings import TrainingSettings
 from stages.training.tasks.denoising import TASK
-from tests.stages.diffusion.conftest import DIGITS, artifact_of, context_in
+from tests.stages.diffusion.conftest import DIGITS
+from tests.stages.stage_calls import artifact_of, context_in
 
 SPEC = InputSpec(channels=1, height=8, width=8, mean=(0.5,), std=(0.5,))
 NAMES = tuple(str(digit) for digit in range(10))

@@ -21,7 +21,8 @@ from stages.pretrain.diffusion_settings import LoadDiffusionSettings
 from stages.training.settings import TrainingSettings
 from stages.training.tasks.base import find_task
 from stages.training.tasks.denoising import TASK
-from tests.stages.diffusion.conftest import DIGITS, artifact_of, context_in
+from tests.stages.diffusion.conftest import DIGITS
+from tests.stages.stage_calls import artifact_of, context_in
 
 SPEC = InputSpec(channels=1, height=16, width=16, mean=(0.5,), std=(0.5,))
 

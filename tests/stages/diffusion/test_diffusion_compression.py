@@ -13,7 +13,8 @@ from stages.quantize import lts, ptq
 from stages.quantize.settings import LTSSettings, PTQSettings
 from stages.sparsify import lbc, magnitude
 from stages.sparsify.settings import LBCSettings, MagnitudeSettings
-from tests.stages.diffusion.conftest import DIGITS, artifact_of, context_in
+from tests.stages.diffusion.conftest import DIGITS
+from tests.stages.stage_calls import artifact_of, context_in
 
 FREE = {"data": DIGITS, "shift_pixels": 0}
 FEW_LAYERS = {"data": DIGITS, "unquantized_layers": ("network.up_blocks*", "network.mid_block*", "network.time_embedding*")}

@@ -22,7 +22,8 @@ from stages.models.diffusion_sampler import sample_from_onnx, sample_images
 from stages.models.zoo import find_architecture
 from stages.ops.frechet import frechet_distance
 from stages.ops.input_spec import InputSpec
-from tests.stages.diffusion.conftest import DIGITS, artifact_of, context_in
+from tests.stages.diffusion.conftest import DIGITS
+from tests.stages.stage_calls import artifact_of, context_in
 
 SPEC = InputSpec(channels=1, height=8, width=8, mean=(0.5,), std=(0.5,))
 SMALL = {"data": DIGITS, "num_samples": 32, "num_steps": 3, "grid_side": 4}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,7 +12,6 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from stages.contract import Artifact, StageContext, local_context
 from stages.data.base import load_dataset
 from stages.data.settings import DigitsData
 from stages.evaluate import classifier, compare
@@ -28,16 +26,9 @@ from stages.ops.nm import magnitude_mask
 from stages.ops.pattern import NMPattern
 from stages.training.loop import train
 from stages.training.settings import TrainingSettings
+from tests.stages.stage_calls import artifact_of, context_in
 
 PATTERN = NMPattern(2, 4)
-
-
-def context_in(folder: Path, settings, **inputs) -> StageContext:
-    return replace(local_context(settings, folder=folder, inputs=inputs), num_threads=1)
-
-
-def artifact(kind: str, folder: Path, label: str = "") -> Artifact:
-    return Artifact(kind=kind, key="0" * 64, files={path.name: path for path in folder.iterdir()}, label=label)
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +44,17 @@ def models(tmp_path_factory):
     names = ("blocks.1.0", "blocks.2.0")
     masks = {name: magnitude_mask(bundle.model.get_submodule(name).weight, pattern=PATTERN) for name in names}
     save_bundle(apply_masks(bundle, masks, pattern=PATTERN), folder / "masked")
-    made = {name: artifact("model", folder / name) for name in ("dense", "masked")}
+    made = {name: artifact_of(folder / name, "model") for name in ("dense", "masked")}
     for name in ("dense", "masked"):
         export.run(context_in(folder / f"{name}_onnx", ONNXSettings(), model=made[name]))
-        made[f"{name}_onnx"] = artifact("exported", folder / f"{name}_onnx" / "output")
+        made[f"{name}_onnx"] = artifact_of(folder / f"{name}_onnx" / "output", "exported")
     return made
 
 
 def evaluate(folder: Path, *, label: str = "", latency_seconds: float = 0.0, batch_sizes=(1, 16), **inputs):
     settings = ClassifierSettings(data="digits", latency_seconds=latency_seconds, batch_sizes=batch_sizes)
     result = classifier.run(context_in(folder, settings, **inputs))
-    return result, artifact("evaluation", folder / "output", label)
+    return result, artifact_of(folder / "output", "evaluation", label=label)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +89,7 @@ def test_accuracy_and_drop_are_those_of_the_file_whose_bytes_are_reported(models
     values[0] += 1e4
     bias.CopyFrom(numpy_helper.from_array(values, bias.name))
     onnx.save(proto, str(folder / "model.onnx"))
-    inputs = {"model": models["dense"], "exported": artifact("exported", folder), "baseline": models["dense"]}
+    inputs = {"model": models["dense"], "exported": artifact_of(folder, "exported"), "baseline": models["dense"]}
     metrics = evaluate(tmp_path / "run", **inputs)[0].metrics
     share = sum(int((batch.labels == 0).sum()) for batch in load_dataset(DigitsData()).test.batches(batch_size=512)) / 450
     assert metrics["top1_accuracy"] == share
@@ -231,7 +222,7 @@ def test_a_model_beside_itself_is_not_worse(models, tmp_path):
 
 def test_a_packed_file_is_weighed_against_the_plain_dense_one(models, tmp_path):
     packing.run(context_in(tmp_path / "packed", PackedSettings(), model=models["masked"]))
-    packed = artifact("packed", tmp_path / "packed" / "output")
+    packed = artifact_of(tmp_path / "packed" / "output", "packed")
     inputs = {"model": models["masked"], "baseline": models["dense"]}
     result, made = evaluate(tmp_path / "run", packed=packed, **inputs)
     alone, _ = evaluate(tmp_path / "alone", **inputs)
@@ -253,7 +244,7 @@ def test_the_export_of_another_model_is_refused(models, tmp_path):
     text = (folder / "export.json").read_text()
     (folder / "export.json").write_text(text.replace('"9"', '"9",\n"10"'))
     with pytest.raises(ValueError, match="of 11 classes, the model"):
-        evaluate(tmp_path / "run", model=models["dense"], exported=artifact("exported", folder))
+        evaluate(tmp_path / "run", model=models["dense"], exported=artifact_of(folder, "exported"))
 
 
 def test_the_export_of_a_model_with_other_weights_is_refused(models, tmp_path):
@@ -271,12 +262,12 @@ def test_an_export_that_names_no_source_is_refused(models, tmp_path):
     del description["source_digest"]
     (folder / "export.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match=r"does not say which model was exported .*export the model again"):
-        evaluate(tmp_path / "run", model=models["dense"], exported=artifact("exported", folder))
+        evaluate(tmp_path / "run", model=models["dense"], exported=artifact_of(folder, "exported"))
 
 
 def test_a_file_that_takes_one_image_is_fed_one_by_one(models, tmp_path):
     export.run(context_in(tmp_path / "export", ONNXSettings(dynamic_batch=False), model=models["masked"]))
-    exported = artifact("exported", tmp_path / "export" / "output")
+    exported = artifact_of(tmp_path / "export" / "output", "exported")
     inputs = {"model": models["masked"], "exported": exported, "baseline": models["dense"]}
     result, _ = evaluate(tmp_path / "run", latency_seconds=0.1, **inputs)
     assert result.metrics["exported_agreement"] == 1
@@ -348,4 +339,4 @@ class TestCompare:
         metrics = {"top1_accuracy": accuracy, "size_bytes": size, "gmacs": 1.0, "num_nonzero_parameters": 5}
         evaluation = {"metrics": metrics, "data": data, "architecture": "x", "transforms": [], "size_of": size_of}
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
-        return artifact("evaluation", folder, label)
+        return artifact_of(folder, "evaluation", label=label)

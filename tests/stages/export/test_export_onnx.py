@@ -28,6 +28,7 @@ from stages.ops.onnx_file import open_session, run_session, stored_arrays
 from stages.ops.pattern import NMPattern
 from stages.quantize import lts, qat
 from stages.quantize.settings import LTSSettings, QATSettings
+from tests.stages.stage_calls import saved
 
 PATTERN = NMPattern(2, 4)
 LAYERS = {
@@ -50,8 +51,7 @@ def make_model(name: str, folder: Path, *, masked: bool = True) -> Artifact:
     if masked:
         masks = {layer: magnitude_mask(bundle.model.get_submodule(layer).weight, pattern=PATTERN) for layer in LAYERS[name]}
         bundle = apply_masks(bundle, masks, pattern=PATTERN)
-    save_bundle(bundle, folder)
-    return Artifact(kind="model", key="0" * 64, files={path.name: path for path in folder.iterdir()})
+    return saved(bundle, folder)
 
 
 def context_in(folder: Path, model: Artifact, **settings) -> StageContext:

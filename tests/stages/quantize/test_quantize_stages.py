@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from stages.contract import Artifact, Cancelled, StageContext, local_context
+from stages.contract import Artifact, Cancelled
 from stages.data.base import load_dataset
 from stages.data.settings import DigitsData
 from stages.export import onnx as export
 from stages.export.settings import ONNXSettings
 from stages.finetune.settings import FinetuneSettings
 from stages.finetune.training import finetune_classifier
-from stages.models.bundle import ModelBundle, apply_transform, build_bundle, fold_bundle, load_bundle, save_bundle
+from stages.models.bundle import ModelBundle, apply_transform, build_bundle, fold_bundle, load_bundle
 from stages.models.fake_quant import float_weight, layer_bits, quantized_layers, weight_quantizer
 from stages.models.measures import measure_model
 from stages.models.nm_mask import apply_masks, masked_layers
@@ -30,13 +30,10 @@ from stages.quantize.layers import attach_quantizers, bound_parameters, choose_l
 from stages.quantize.settings import STAGES, LTSSettings, QATSettings
 from stages.training.loop import train
 from stages.training.settings import TrainingSettings
+from tests.stages.stage_calls import artifact_of, context_in, saved
 
 PATTERN = NMPattern(2, 4)
 BITS = {"weight_bits": 2, "activation_bits": 4}
-
-
-def context_in(folder: Path, settings, **inputs) -> StageContext:
-    return replace(local_context(settings, folder=folder, inputs=inputs), num_threads=1)
 
 
 def bundle_of(name: str, *, size: int = 8, channels: int = 1, arguments=None) -> ModelBundle:
@@ -47,15 +44,6 @@ def bundle_of(name: str, *, size: int = 8, channels: int = 1, arguments=None) ->
         )
     names = tuple("0123456789")
     return build_bundle(find_architecture(name, arguments or {}, input_spec=spec, class_names=names), seed=0)
-
-
-def model_artifact(folder: Path) -> Artifact:
-    return Artifact(kind="model", key="0" * 64, files={path.name: path for path in folder.iterdir()})
-
-
-def saved(bundle: ModelBundle, folder: Path) -> Artifact:
-    save_bundle(bundle, folder)
-    return model_artifact(folder)
 
 
 def trained(name: str, folder: Path) -> ModelBundle:
@@ -162,7 +150,7 @@ def test_later_fine_tuning_keeps_quantizers_masks_and_frozen_weights(optimizer, 
     settings = FinetuneSettings(
         data="digits", epochs=1, ema_decay=0.9, optimizer=optimizer, weight_decay=0.5, learning_rate=0.01
     )
-    finetune_classifier(context_in(tmp_path, settings, model=model_artifact(lts_run[1])))
+    finetune_classifier(context_in(tmp_path, settings, model=artifact_of(lts_run[1])))
     before, after = load_bundle(lts_run[1]).model, load_bundle(tmp_path / "output").model
     assert quantized_layers(after).keys() == quantized_layers(before).keys()
     changed = 0
@@ -207,7 +195,7 @@ def exported(model: Artifact, folder: Path) -> tuple[ModelBundle, torch.Tensor, 
 
 
 def test_an_exported_file_computes_what_the_quantized_bundle_does(lts_run, tmp_path):
-    bundle, difference, metrics = exported(model_artifact(lts_run[1]), tmp_path)
+    bundle, difference, metrics = exported(artifact_of(lts_run[1]), tmp_path)
     assert (difference < 1e-5).float().mean() > 0.9
     assert metrics["num_violating_blocks"] == 0
     assert metrics["num_nm_blocks"] > 0
@@ -325,7 +313,7 @@ class TestRefusals:
 
     def test_a_model_that_is_quantized_already_is_refused(self, lts_run, tmp_path):
         with pytest.raises(ValueError, match="fake_quant"):
-            lts.run(context_in(tmp_path, LTS, model=model_artifact(lts_run[1])))
+            lts.run(context_in(tmp_path, LTS, model=artifact_of(lts_run[1])))
 
     def test_a_warm_up_that_leaves_no_time_to_freeze_is_refused_before_training(self):
         with pytest.raises(ValueError, match="leaves less than one epoch"):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from stages.contract import Artifact, Cancelled, StageContext, local_context
+from stages.contract import Cancelled
 from stages.data.base import load_dataset
 from stages.data.settings import DigitsData
-from stages.models.bundle import ModelBundle, build_bundle, fold_bundle, load_bundle, save_bundle
+from stages.models.bundle import ModelBundle, build_bundle, fold_bundle, load_bundle
 from stages.models.nm_mask import masked_layers
 from stages.models.zoo import find_architecture
 from stages.ops.nm import violating_blocks
@@ -26,28 +25,15 @@ from stages.training.loop import train
 from stages.training.optimizer import NamedOptimizer
 from stages.training.schedules import Rates
 from stages.training.settings import TrainingSettings
+from tests.stages.stage_calls import artifact_of, context_in, saved
 
 PATTERN = NMPattern(2, 4)
-
-
-def context_in(folder: Path, settings, **inputs) -> StageContext:
-    """One thread: beside other work, more of them wait for each other most of the time."""
-    return replace(local_context(settings, folder=folder, inputs=inputs), num_threads=1)
 
 
 def digits_bundle(name: str, arguments=None) -> ModelBundle:
     data = load_dataset(DigitsData())
     architecture = find_architecture(name, arguments or {}, input_spec=data.input_spec, class_names=data.class_names)
     return build_bundle(architecture, seed=0)
-
-
-def model_artifact(folder: Path) -> Artifact:
-    return Artifact(kind="model", key="0" * 64, files={path.name: path for path in folder.iterdir()})
-
-
-def saved(bundle: ModelBundle, folder: Path) -> Artifact:
-    save_bundle(bundle, folder)
-    return model_artifact(folder)
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +243,7 @@ def test_the_process_is_prepared_and_the_given_model_measured_on_the_device(stag
 def test_a_model_that_is_masked_already_is_refused(lbc_run, tmp_path):
     settings = LBCSettings(data="digits", epochs=4)
     with pytest.raises(ValueError, match=r"sparsify\.lbc: the model carries nm_mask"):
-        lbc.run(context_in(tmp_path, settings, model=model_artifact(lbc_run[1])))
+        lbc.run(context_in(tmp_path, settings, model=artifact_of(lbc_run[1])))
 
 
 def test_a_layer_that_m_does_not_divide_is_refused_by_name(tmp_path):
