@@ -1,6 +1,7 @@
 # make demo   installs into .venv and runs the main workflow
 # make test   the whole suite, in the same environment
 # make check  the gate: format, lint, types, import directions, fast tests
+# make recipes  the workflows for ImageNet with their full-size networks, on tiny data (about 5 minutes)
 # make chaos  kills and faults of every kind, counted (about 20 minutes)      make bench  the engine benchmark
 
 PYTHON ?= python3
@@ -9,20 +10,23 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TESTS_IN_PARALLEL ?= 2
 
-.PHONY: demo test check chaos bench clean
+.PHONY: demo test check recipes chaos bench clean
 
 demo: $(READY)
 	$(BIN)/orchestrator submit workflows/vit_compress.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(TESTS_IN_PARALLEL) --dist loadgroup -m "not chaos"
+	$(BIN)/python -m pytest -n $(TESTS_IN_PARALLEL) --dist loadgroup -m "not chaos and not recipes"
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n $(TESTS_IN_PARALLEL) --dist loadgroup -m "not chaos and not slow and not ray" -q
+	$(BIN)/python -m pytest -n $(TESTS_IN_PARALLEL) --dist loadgroup -m "not chaos and not recipes and not slow and not ray" -q
+
+recipes: $(READY)
+	$(BIN)/python -m pytest tests/workflow/test_reference_workflows.py -n $(TESTS_IN_PARALLEL) -m recipes
 
 chaos: $(READY)
 	$(BIN)/python -m pytest tests/faults -n $(TESTS_IN_PARALLEL) --dist loadgroup --least-faults 500

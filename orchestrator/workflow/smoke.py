@@ -28,6 +28,10 @@ _SMALL = {
     "min_agreement": 0.0, "accumulate_steps": 1, "num_samples": 32, "num_steps": 4,
 }  # fmt: skip
 """What other settings become where a stage has them. An untrained model agrees with nothing, so no agreement is asked."""
+_SMALL_LARGE_IMAGES = {
+    "batch_size": 4, "calibration_samples": 4, "verify_samples": 2, "latency_seconds": 0, "num_samples": 4,
+}  # fmt: skip
+"""What differs where images are large: a forward pass of one takes seconds."""
 _DATA: TypeAdapter[DataSource] = TypeAdapter(DataSettings)
 
 
@@ -81,7 +85,7 @@ def _of_node(node: Node, spec: StageSpec, *, varied: Mapping[str, Sequence[Any]]
         if stand_in is not None:
             changes["data"] = stand_in
             if stand_in.get("height", 0) >= LARGE_PIXELS:
-                small["batch_size"] = 8
+                small |= _SMALL_LARGE_IMAGES
     for name in sorted(small.keys() & fields.keys() - varied.keys()):
         if _is_larger(node.params.get(name, fields[name].get_default()), small[name]):
             changes |= {name: small[name]}

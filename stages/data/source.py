@@ -46,10 +46,10 @@ class DataSource(BaseModel, ABC):
 def few_images(source: DataSource, **shape: int) -> dict[str, Any]:
     """Synthetic images, enough for a few steps with batches of 32, also where a fifth of them is held out.
 
-    Of large images there are only a few, for batches of 8, so that large networks take seconds for a step on 2 cores.
+    Of large images there are only a few, for batches of 4, so that large networks take seconds for a step on 2 cores.
     """
     is_large = min(shape.get("height", 0), shape.get("width", 0)) >= LARGE_PIXELS
-    few = {"name": "synthetic", **shape, "num_train": 20 if is_large else 160, "num_test": 8 if is_large else 32}
+    few = {"name": "synthetic", **shape, "num_train": 10 if is_large else 160, "num_test": 4 if is_large else 32}
     return few if source.evaluate_on == "test" else {**few, "evaluate_on": source.evaluate_on}
 
 

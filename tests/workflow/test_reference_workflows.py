@@ -47,6 +47,14 @@ SMALLER = {
 """Networks with the same kinds of layers and numbers of tokens, so that two cores take seconds for a recipe, not minutes."""
 
 
+@pytest.mark.recipes
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", FILES)
+def test_a_recipe_runs_at_full_size_on_tiny_data(name, tmp_path, workspace):
+    """As a user tries it: the file as it stands, with `--smoke`, and nothing of what it reads on this machine."""
+    run_smoke(FOLDER / name, workspace=workspace)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_recipe_runs_on_tiny_data(name, here, workspace):
@@ -59,6 +67,10 @@ def test_a_recipe_runs_on_tiny_data(name, here, workspace):
     ]
     file = here / name
     file.write_text(re.sub(r"foreach: {n_m: .*}", 'foreach: {n_m: ["1:8"]}', (FOLDER / name).read_text()))
+    run_smoke(file, workspace=workspace, overrides=overrides)
+
+
+def run_smoke(file, *, workspace, overrides=()):
     plan = api.plan(str(file), workspace=workspace, overrides=overrides, smoke=True)
     result = api.submit(plan, workspace=workspace, executor="inline")
     failed = {label: node.error or node.trace for label, node in result.status.nodes.items() if node.state == "failed"}
