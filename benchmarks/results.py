@@ -7,6 +7,7 @@ from the records alone. `--seeds 2` is the reduced form, about 20 minutes on 2 i
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,17 @@ NOT_WORSE_BY = 0.5
 
 EMPTY = 3
 """Lines of a table without rows: its heading, and two that name the columns."""
+
+GPU_SECTIONS = {
+    "gpu.json": {
+        "sparse": "2:4 linear layers at ViT-L shapes, and ViT-L whole, beside dense float16",
+        "low_bits": "int8 and fp8 products at the same shapes",
+        "tokens": "DiffRate's operators and ToMe on ViT-L and ViT-H, beside the share of multiply-accumulates",
+        "freezing": "backward pass of ResNet-18 with frozen weights",
+    },
+    "training_gpu.json": {"rows": "training in bfloat16 beside a plain loop"},
+}
+"""File of `benchmarks/out` -> section -> what it measures."""
 
 Found = Mapping[str, Sequence[Record | None]]
 """Records of one model by node label, one for each seed in order; None where the node has not been made."""
@@ -205,8 +217,29 @@ def _records(model: str, seeds: Sequence[int], workspace: api.Workspace) -> Foun
 
 def _document(found: Mapping[str, Found]) -> str:
     parts = [HEADER, *(_table(table, found[table.model]) for table in TABLES if table.model in found)]
-    parts += [_bytes(found), _integers(found), _speed(found)]
+    parts += [_bytes(found), _integers(found), _speed(found), gpu_tables(ROOT / "benchmarks" / "out")]
     return "\n".join(part for part in parts if part)
+
+
+def gpu_tables(out: Path) -> str:
+    """What `benchmarks/gpu.py` and `benchmarks/training.py` found on a GPU, with device and date."""
+    lines = ["", "## On a GPU", "", "How: [on a GPU](gpu.md).", ""]
+    rows: list[str] = []
+    for file, sections in GPU_SECTIONS.items():
+        found = json.loads((out / file).read_text()) if (out / file).exists() else {}
+        for section, what in sections.items():
+            measured = found.get("sections", found).get(section, [])
+            if not measured:
+                rows.append(f"| {what} | not measured |")
+                continue
+            columns = list(dict.fromkeys(name for row in measured for name in row))
+            lines += [f"### {what}: {found['device']}, {found['date']}, torch {found['torch']}", ""]
+            lines += [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+            for row in measured:
+                cells = (row.get(name, "") for name in columns)
+                lines.append(f"| {' | '.join(f'{cell:.3g}' if isinstance(cell, float) else str(cell) for cell in cells)} |")
+            lines.append("")
+    return "\n".join([*lines, "| what | |", "| --- | --- |", *rows]) + "\n" if rows else "\n".join(lines)
 
 
 def _table(table: Table, found: Found) -> str:

@@ -1,6 +1,7 @@
 """Images per second of the training loop beside a plain PyTorch loop, and of the data pipeline beside torch's and pyarrow's.
 
-    python benchmarks/training.py [--pairs 7] [--device cpu] [--parts loop,folder,parquet] [--json FILE]
+    python benchmarks/training.py [--pairs 7] [--device cpu] [--precision bfloat16] [--parts loop,folder,parquet]
+                                     [--json FILE]
 
 Each figure is the median over pairs: one after the other in the same process, in alternating order, so that what else the
 machine does weighs on both alike. The plain loop is the fastest that one writes by hand: tensors in memory, cut by a random
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,11 @@ from stages.training.settings import TrainingSettings
 
 TARGET = 0.97
 SMALL: dict[str, Any] = {"name": "synthetic", "height": 8, "width": 8, "num_train": 1344, "num_test": 448}
-CASES: dict[str, tuple[dict[str, Any], int, int]] = {  # model: data, epochs on a CPU, on a GPU
+CASES: dict[str, tuple[dict[str, Any], int, int]] = {  # model: data, epochs on a CPU (0: not there), on a GPU
     "vit_micro": (SMALL, 3, 30),
     "cnn_micro": (SMALL, 6, 30),
     "resnet20": ({**SMALL, "channels": 3, "height": 32, "width": 32, "num_train": 640, "num_test": 64}, 1, 10),
+    "deit_small_patch16_224": ({**SMALL, "channels": 3, "height": 224, "width": 224, "num_train": 640, "num_test": 64}, 0, 5),
 }
 BATCH_SIZE, LEARNING_RATE = 64, 3e-3
 NUM_IMAGES, SIDE = 600, 160
@@ -61,6 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of both loops")
     parser.add_argument("--parts", default="loop,folder,parquet")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     asked = parser.parse_args()
@@ -68,7 +72,8 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         if "loop" in asked.parts:
-            rows += [loop_row(model, Path(folder), asked.device, asked.pairs) for model in CASES]
+            models = [model for model, (_, epochs_cpu, _) in CASES.items() if epochs_cpu or asked.device != "cpu"]
+            rows += [loop_row(model, Path(folder), asked.device, asked.pairs, asked.precision) for model in models]
         if "folder" in asked.parts or "parquet" in asked.parts:
             source = make_folder(Path(folder) / "images")
         if "folder" in asked.parts:
@@ -83,7 +88,11 @@ def main() -> int:
             f"{row['what']:34} {row['ours']:9.0f} {row['other']:9.0f} images/s  ratio {row['ratio']:.3f} {row['spread']}{cpu}"
         )
     if asked.json is not None:
-        content = {"torch": torch.__version__, "device": asked.device, "load": load, "cores": os.cpu_count(), "rows": rows}
+        device = torch.cuda.get_device_name() if asked.device != "cpu" else "cpu"
+        content = {
+            "torch": torch.__version__, "device": device, "date": datetime.now(UTC).date().isoformat(), "load": load,
+            "cores": os.cpu_count(), "precision": asked.precision, "rows": rows,
+        }  # fmt: skip
         asked.json.write_text(json.dumps(content, indent=1) + "\n")
     loops = [row["cpu_ratio"] or row["ratio"] for row in rows if row["what"].startswith("loop")]
     return int(any(ratio < TARGET for ratio in loops))
@@ -134,13 +143,13 @@ def _ratio(ratios: list[float]) -> tuple[float, str]:
 # The loop
 
 
-def loop_row(model: str, folder: Path, device: str, pairs: int) -> dict[str, Any]:
+def loop_row(model: str, folder: Path, device: str, pairs: int, precision: Any) -> dict[str, Any]:
     """One model trained by both loops from the same weights."""
     source, epochs_cpu, epochs_gpu = CASES[model]
     epochs = epochs_cpu if device == "cpu" else epochs_gpu
     settings = TrainingSettings(
         data=source, epochs=epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, shift_pixels=0,
-        evaluate_every_epochs=epochs, checkpoint_every_minutes=None,
+        evaluate_every_epochs=epochs, checkpoint_every_minutes=None, precision=precision,
     )  # fmt: skip
     data = load_dataset(settings.data)
     numbers = iter(range(10_000))
@@ -164,7 +173,7 @@ def loop_row(model: str, folder: Path, device: str, pairs: int) -> dict[str, Any
     def other() -> Measured:
         return Measured(num_images, *plain_loop(network(), data, settings, device))
 
-    return paired(f"loop, {model}", ours, other, pairs, counts_cpu=device == "cpu")
+    return paired(f"loop, {model}, {precision}", ours, other, pairs, counts_cpu=device == "cpu")
 
 
 def plain_loop(model: nn.Module, data: Dataset, settings: TrainingSettings, device: str) -> tuple[float, float]:
@@ -188,7 +197,9 @@ def plain_loop(model: nn.Module, data: Dataset, settings: TrainingSettings, devi
             losses: list[Tensor] = []
             for step in range(steps):
                 index = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-                loss = functional.cross_entropy(model(images[index]), labels[index], label_smoothing=settings.label_smoothing)
+                with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                    logits = model(images[index])
+                    loss = functional.cross_entropy(logits, labels[index], label_smoothing=settings.label_smoothing)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
