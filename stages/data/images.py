@@ -176,6 +176,8 @@ class ImageSplit:
             num_workers=self.num_workers,
             collate_fn=_as_it_is,
             prefetch_factor=_BATCHES_AHEAD,
+            # Else each copy to the GPU would wait for the steps before it. A process that uses no GPU shall not begin to.
+            pin_memory=torch.cuda.is_initialized(),
             worker_init_fn=_ignore_signals,
             multiprocessing_context="fork",
             generator=torch.Generator().manual_seed(0),  # its own: a seed for the processes is drawn, which nothing uses

@@ -11,10 +11,12 @@ import torch
 
 from stages.contract import Cancelled, local_context
 from stages.data.base import load_dataset
+from stages.data.image_settings import FolderData
 from stages.models.bundle import build_bundle
 from stages.models.zoo import find_architecture
 from stages.training.loop import TrainingReport, train
 from stages.training.settings import TrainingSettings
+from tests.stages.data.support import PLAIN, write_folder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
@@ -57,3 +59,11 @@ def test_the_scale_of_the_loss_survives_a_stop(tmp_path: Path) -> None:
     report = run(tmp_path, precision="float16")
     assert report.resumed_from_step == 49
     assert report.score.value > 0.9
+
+
+def test_images_that_other_processes_decoded_come_in_pinned_memory(tmp_path: Path) -> None:
+    torch.cuda.init()
+    source = FolderData(path=str(write_folder(tmp_path / "images")), num_workers=2, **PLAIN)
+    batch = next(iter(load_dataset(source).train.batches(batch_size=4, shuffle_seed=0)))
+    assert batch.images.is_pinned()
+    assert batch.labels.is_pinned()
