@@ -29,14 +29,15 @@ def check_stages(shell: Shell, what: str) -> int:
     runs with its own example, four times: exit 5 where it does not hold up.
     """
     from orchestrator.cli.doctor_checks import FAIL
-    from orchestrator.cli.stage_exam import FAILS_ON_PURPOSE, NEEDS_GPU, examine
+    from orchestrator.cli.stage_exam import FAILS_ON_PURPOSE, NEEDS_FILES, NEEDS_GPU, examine
     from orchestrator.report.text import plural
 
     specs, source = _found(what)
     shell.stay()
     documents, failed = [], []
     for spec in specs:
-        why = "fails on purpose" if spec.name in FAILS_ON_PURPOSE else "needs a GPU" if spec.name in NEEDS_GPU else ""
+        reasons = {"fails on purpose": FAILS_ON_PURPOSE, "needs a GPU": NEEDS_GPU, "needs a pipeline of diffusers": NEEDS_FILES}
+        why = next((reason for reason, names in reasons.items() if spec.name in names), "")
         if why:
             shell.say(f"{spec.name} is left out: it {why}")
             continue

@@ -35,6 +35,8 @@ from stages.contract import Port, StageSpec
 FAILS_ON_PURPOSE = {"probe.fail"}
 NEEDS_GPU = {"export.semi_structured"}
 """Its own tests examine it: the exam's processes have no GPU and its models no masks."""
+NEEDS_FILES = {"data.encode"}
+"""Its own tests examine it: nothing here writes a pipeline of diffusers."""
 
 SUBJECT = "subject"
 KILLED = -signal.SIGKILL

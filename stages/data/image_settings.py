@@ -241,6 +241,10 @@ class ParquetData(_ShardedData):
     def identity(self) -> str:
         return self._identity(f"parquet:1:{read_manifest(self.path).content_digest()}")
 
+    def stand_in(self) -> dict[str, Any] | None:
+        """None for latents, of which no made-up ones are like these."""
+        return super().stand_in() if read_manifest(self.path).latents is None else None
+
 
 class WebDatasetData(_ShardedData):
     """Tar shards of WebDataset's layout (KEY.jpg beside KEY.cls), in a folder or in a bucket; read as a stream.

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from stages.data.base import Batch
-from stages.data.image_transforms import DecodedBatch, Decoder, Sample, SampleBatch
+from stages.data.image_transforms import DecodedBatch, Sample, SampleBatch
 from stages.ops.seeds import derive_seed
 
 STORED_ORDER_SEED = 0
@@ -87,6 +87,15 @@ def full_shuffle(length: int, shuffle_seed: int | None) -> Tensor:
     return torch.randperm(length, generator=generator)
 
 
+class BatchDecoder(Protocol):
+    """Makes tensors of a batch, in any process; `mix` tells whether it mixes images in pairs, None where it does not."""
+
+    @property
+    def mix(self) -> Any: ...
+
+    def decode(self, batch: SampleBatch) -> DecodedBatch: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSplit:
     """A split whose images are decoded when their batch comes.
@@ -100,7 +109,7 @@ class ImageSplit:
     """
 
     images: Images
-    decoder: Decoder
+    decoder: BatchDecoder
     augments: bool = False
     repeats: int = 1
     num_workers: int = 0
@@ -188,7 +197,7 @@ class ImageSplit:
 class _Decoding(TorchDataset[Any]):
     """Gives a decoded batch for an encoded one: what runs in a decoding process."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: BatchDecoder) -> None:
         self.decoder = decoder
 
     def __getitems__(self, batch: SampleBatch) -> DecodedBatch:

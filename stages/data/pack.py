@@ -8,25 +8,21 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import pyarrow as pa
 import torch
 from PIL import Image
-from pyarrow import parquet
 
 from stages.contract import StageContext, StageResult
 from stages.data.base import Dataset, Split, TensorSplit, load_dataset
-from stages.data.image_transforms import Sample
+from stages.data.image_transforms import Decoder, Sample
 from stages.data.images import EncodedImage, ImageSplit, full_shuffle
 from stages.data.settings import PackSettings
-from stages.data.shards import MANIFEST_FILE, Manifest, RowGroup, Shard, group_digest
+from stages.data.shard_writer import ShardWriter, write_manifest
+from stages.data.shards import Manifest, Shard
 from stages.ops.input_spec import InputSpec
 from stages.ops.seeds import derive_seed
-
-SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int32()), ("name", pa.string())])
 
 
 def pack(context: StageContext) -> StageResult:
@@ -46,7 +42,7 @@ def pack(context: StageContext) -> StageResult:
     total, done, broken = sum(split.num_samples for split in splits.values()), 0, []
     packed: dict[Literal["train", "test"], tuple[Shard, ...]] = {}
     for name, split in splits.items():
-        writer = _ShardWriter(context.output, name, settings=settings)
+        writer = ShardWriter(context.output, name, settings=settings)
         with closing(writer):
             for image, is_broken in _checked(split, dataset, seed=derive_seed(context.seed, "pack", name)):
                 if done % settings.rows_per_group == 0:
@@ -62,21 +58,9 @@ def pack(context: StageContext) -> StageResult:
         packed[name] = tuple(writer.shards)
     if broken:
         print(f"data: left out {len(broken)} broken images: {', '.join(sorted(broken))}", flush=True)  # noqa: T201 - the stage's log
-    manifest = Manifest(classes=dataset.class_names, splits=packed)
-    (context.output / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     context.report(step=total, total=total, metrics={})
-    rows = {name: sum(group.rows for shard in shards for group in shard.groups) for name, shards in packed.items()}
-    return StageResult(
-        metrics={
-            "num_train": rows["train"],
-            "num_test": rows.get("test", 0),
-            "num_classes": len(manifest.classes),
-            "num_broken": len(broken),
-            "num_shards": sum(map(len, packed.values())),
-            "size_bytes": sum(path.stat().st_size for path in context.output.iterdir()),
-            "content_digest": manifest.content_digest(),
-        }
-    )
+    found = write_manifest(Manifest(classes=dataset.class_names, splits=packed), context.output)
+    return StageResult(metrics={**found, "num_broken": len(broken)})
 
 
 def _checked(split: Split, dataset: Dataset, *, seed: int) -> Iterator[tuple[EncodedImage, bool]]:
@@ -85,6 +69,8 @@ def _checked(split: Split, dataset: Dataset, *, seed: int) -> Iterator[tuple[Enc
         yield from ((image, False) for image in _drawn(split, dataset.input_spec, dataset.class_names, seed=seed))
         return
     assert isinstance(split, ImageSplit)
+    if not isinstance(split.decoder, Decoder):
+        raise ValueError("the data are latents, which data.encode has packed already")  # noqa: TRY004
     with closing(split.images.read(split.images.order(seed))) as images:
         for image in images:
             is_broken = split.decoder.open_image(Sample(*image, seed=None)) is None
@@ -108,55 +94,3 @@ def _drawn(split: TensorSplit, spec: InputSpec, class_names: tuple[str, ...], *,
         image.save(file, format="PNG")
         label = int(split.labels[index])
         yield EncodedImage(file.getvalue(), label, f"{class_names[label]}/{index}.png")
-
-
-@dataclass(kw_only=False)
-class _ShardWriter:
-    """Writes one split, holding one row group at a time."""
-
-    folder: Path
-    split: str
-    settings: PackSettings = field(kw_only=True)
-    shards: list[Shard] = field(default_factory=list, init=False)
-    _rows: list[tuple[bytes, int, str]] = field(default_factory=list, init=False)
-    _groups: list[RowGroup] = field(default_factory=list, init=False)
-    _bytes: int = field(default=0, init=False)
-    _writer: Any = field(default=None, init=False)
-
-    def add(self, image: EncodedImage) -> None:
-        assert isinstance(image.content, bytes)
-        self._rows.append((image.content, image.label, image.name))
-        if len(self._rows) == self.settings.rows_per_group:
-            self._end_group()
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._end_group()
-        self._end_shard()
-
-    @property
-    def _file(self) -> str:
-        return f"{self.split}-{len(self.shards):05d}.parquet"
-
-    def _end_group(self) -> None:
-        if not self._rows:
-            return
-        if self._writer is None:  # images are compressed as they are
-            self._writer = parquet.ParquetWriter(
-                self.folder / self._file, SCHEMA, compression="none", use_dictionary=False, write_statistics=False
-            )
-        columns = [list(column) for column in zip(*self._rows, strict=True)]
-        self._writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=len(self._rows))
-        self._groups.append(RowGroup(rows=len(self._rows), digest=group_digest(self._rows)))
-        self._bytes += sum(len(image) for image, _, _ in self._rows)
-        self._rows.clear()
-        if self._bytes >= self.settings.shard_bytes:
-            self._end_shard()
-
-    def _end_shard(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        self.shards.append(Shard(file=self._file, groups=tuple(self._groups)))
-        self._writer, self._bytes = None, 0
-        self._groups.clear()

@@ -17,6 +17,7 @@ from stages.data.folder import image_dataset
 from stages.data.grouped import GroupedImages
 from stages.data.image_settings import ImageData, PackedData, ParquetData
 from stages.data.images import EncodedImage
+from stages.data.latents import latent_dataset
 from stages.data.places import OpenFile, folder_opener
 from stages.data.shards import MANIFEST_FILE, Manifest, RowGroup, group_digest, parse_manifest, read_manifest
 
@@ -39,7 +40,7 @@ def load_parquet(source: ParquetData) -> Dataset:
 
 
 def load_packed(source: PackedData, artifact: Artifact | None = None) -> Dataset:
-    """Both splits of the artifact that a `data.pack` node made.
+    """Both splits of the artifact that a `data.pack` or `data.encode` node made.
 
     Raises:
         ValueError: none is connected, or its files are not what it says.
@@ -160,4 +161,7 @@ def _dataset(source: ImageData, manifest: Manifest, open_file: OpenFile, *, wind
     }
     if "test" not in splits and source.evaluate_on == "test":
         raise ValueError("the packed data set has no test images; set evaluate_on: validation")
-    return image_dataset(source, class_names=manifest.classes, train=splits["train"], test=splits.get("test"))
+    found: dict[str, Any] = {"class_names": manifest.classes, "train": splits["train"], "test": splits.get("test")}
+    if manifest.latents is not None:
+        return latent_dataset(source, shape=manifest.latents, **found)
+    return image_dataset(source, **found)

@@ -6,13 +6,16 @@ To add a data set: one class here with its name, its identity and its loader, li
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from stages.contract import Port, StageSettings, StageSpec
+from stages.data.file_digests import combined_digest, file_digests
 from stages.data.image_settings import FolderData, HuggingFaceData, ImageData, PackedData, ParquetData, WebDatasetData
-from stages.data.source import DataSource, few_images, with_split
+from stages.data.source import LOCATION, DataSource, absolute_path, few_images, with_split
+from stages.ops.diffusion_folder import find_autoencoder
 
 DIGITS_IDENTITY = "digits:sklearn-1:24ab400aa920a5d32f08056e16b811cd316aefe805c5605d444bce0448d71876:split75-0"
 """Digest of every pixel and label of both splits, in order; the loader refuses other bytes."""
@@ -92,11 +95,11 @@ DataSettings = Annotated[
 ]
 
 DATA_PORT = {"data": Port(kind="dataset", optional=True)}
-"""The port of every stage that reads data: what a `data.pack` node made, for `data: {name: packed}`."""
+"""The port of every stage that reads data: what a `data.pack` or `data.encode` node made, for `data: {name: packed}`."""
 
 
-class PackSettings(StageSettings):
-    """Write the images of a data set into Parquet shards, shuffled once, as the encoded files that they are."""
+class ShardSettings(StageSettings):
+    """How shards are cut; shared by the stages that write them."""
 
     data: DataSettings
     rows_per_group: int = Field(128, ge=1, le=65_536, description="images that are read at once")
@@ -106,6 +109,10 @@ class PackSettings(StageSettings):
         le=2**40,
         description="bytes of encoded images from which a new shard begins, after a whole row group",
     )
+
+
+class PackSettings(ShardSettings):
+    """Write the images of a data set into Parquet shards, shuffled once, as the encoded files that they are."""
 
     @field_validator("data")
     @classmethod
@@ -124,6 +131,36 @@ class PackSettings(StageSettings):
         return self.data.identity()
 
 
+class EncodeSettings(ShardSettings):
+    """Encode the images of a data set once into the latents that a pipeline's denoiser is trained on."""
+
+    pipeline: Annotated[str, AfterValidator(absolute_path)] = Field(
+        description="folder that diffusers' save_pretrained wrote of a pipeline with an autoencoder (AutoencoderKL, "
+        "AutoencoderTiny, VQModel), or of the autoencoder alone. Its content is in the key, not its place",
+        json_schema_extra=LOCATION,
+    )
+
+    @field_validator("data")
+    @classmethod
+    def _says_nothing_without_effect(cls, data: DataSettings) -> DataSettings:
+        if isinstance(data, ImageData) and data.augment is not None:
+            raise ValueError("augment: without effect here; each image is encoded once, as test images are seen")
+        return data
+
+    def data_identity(self) -> str | None:
+        return f"{self.data.identity()};{autoencoder_identity(self.pipeline)}"
+
+
+def autoencoder_identity(folder: str) -> str:
+    """Digest of the autoencoder in a folder of diffusers, as part of an identity.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = find_autoencoder(Path(folder))
+    return f"autoencoder:{combined_digest(file_digests(found.root, found.files))}"
+
+
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="data.pack",
@@ -135,5 +172,28 @@ STAGES: tuple[StageSpec, ...] = (
         metrics=("num_train", "num_test", "num_classes", "num_broken", "num_shards", "size_bytes", "content_digest"),
         source="none: carries no method",
         example={"data": "digits"},
+    ),
+    StageSpec(
+        name="data.encode",
+        version=1,
+        summary="Encode images into the latents of a pipeline's autoencoder, for denoisers that draw latents",
+        settings=EncodeSettings,
+        implementation="stages.data.encode:encode",
+        inputs=DATA_PORT,
+        output="dataset",
+        metrics=(
+            "num_train",
+            "num_test",
+            "num_classes",
+            "channels",
+            "height",
+            "width",
+            "reconstruction_psnr_db",
+            "num_shards",
+            "size_bytes",
+            "content_digest",
+        ),
+        source="Rombach et al. 2021, arXiv 2112.10752; autoencoders of diffusers",
+        example={"data": {"name": "folder", "path": "images", "image_size": 256}, "pipeline": "DiT-XL-2-256"},
     ),
 )

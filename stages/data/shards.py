@@ -1,8 +1,9 @@
 """The packed form of an image data set: Parquet shards and `dataset.json`, which names and vouches for them. No tensor library.
 
-Each shard is a Parquet file with the columns image (the encoded file), label and name. Its row groups are what is read at
-once; the manifest has a digest of the content of each, so that what is read is checked as it comes, from a disk or a bucket.
-The data set is known by the digest of these digests: it does not depend on the release of the library that wrote the files.
+Each shard is a Parquet file with the columns image (the encoded file, or the numbers of latents), label and name. Its row
+groups are what is read at once; the manifest has a digest of the content of each, so that what is read is checked as it comes,
+from a disk or a bucket. The data set is known by the digest of these digests: it does not depend on the release of the library
+that wrote the files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from stages.data.places import folder_opener
 
 MANIFEST_FILE = "dataset.json"
+
+
+Size = Annotated[int, Field(ge=1)]
 
 
 class _Part(BaseModel):
@@ -39,11 +43,15 @@ class Shard(_Part):
 
 
 class Manifest(_Part):
-    """What `dataset.json` says. `splits`: "train" and "test", each with its shards in order."""
+    """What `dataset.json` says. `splits`: "train" and "test", each with its shards in order.
+
+    `latents`: (channels, height, width) of what is stored in place of encoded images.
+    """
 
     format: Literal[1] = 1
     classes: tuple[str, ...] = Field(min_length=1)
     splits: dict[Literal["train", "test"], tuple[Shard, ...]]
+    latents: tuple[Size, Size, Size] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -56,6 +64,8 @@ class Manifest(_Part):
     def content_digest(self) -> str:
         """Digest of classes, splits and the content of every row group."""
         hasher = blake3()
+        if self.latents is not None:
+            hasher.update(f"latents {self.latents}\n".encode())
         for name in self.classes:
             hasher.update(f"class {len(name.encode())}:{name}\n".encode())
         for split in sorted(self.splits):

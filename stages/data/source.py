@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,6 +42,11 @@ class DataSource(BaseModel, ABC):
     def stand_in(self) -> dict[str, Any] | None:
         """Settings of a few random images of the same shape, for trying a workflow out; None where there are none."""
         return None
+
+
+def absolute_path(path: str) -> str:
+    """The folder by its whole name; a relative one is looked up from where the command runs."""
+    return str(Path(path).expanduser().absolute())
 
 
 def few_images(source: DataSource, **shape: int) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 Nearness is the Fréchet distance in the feature space of a classifier that the workflow trained on the same data: the input of
 its last linear layer. It means something beside other distances from the same classifier and number of samples, and nothing
 beside published ones, which are taken in the features of another network. A model that draws by class is asked for all classes
-in turn; how many of its images the classifier puts into the class that was asked for is counted.
+in turn; how many of its images the classifier puts into the class that was asked for is counted. Latents are decoded before
+anybody looks at them, in parts, so that the images are never held all at once.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +19,14 @@ from torch import Tensor, nn
 
 from stages.contract import StageContext, StageResult
 from stages.data.base import Split, load_stage_data
+from stages.data.latents import encoded
+from stages.data.settings import autoencoder_identity
 from stages.evaluate.diffusion_settings import DiffusionSettings
 from stages.evaluate.grid import write_grid
 from stages.evaluate.subject import open_subject
 from stages.models.diffusion_sampler import even_labels, sample_images
 from stages.models.measures import measure_model, model_digest
+from stages.ops.autoencoder import Autoencoder, open_autoencoder
 from stages.ops.frechet import frechet_distance
 from stages.training.model_artifact import receive_model
 from stages.training.seeding import prepare_process
@@ -44,16 +49,24 @@ def run(context: StageContext) -> StageResult:
     assert isinstance(settings, DiffusionSettings)
     device = prepare_process(context)
     data = load_stage_data(context)
-    bundle = receive_model(context, data, takes="denoising")
+    if data.input_spec.are_latents:
+        raise ValueError(
+            "evaluate.diffusion: the data are latents; name the images that they were made of, and set autoencoder"
+        )
+    autoencoder = None
+    if settings.autoencoder is not None:
+        autoencoder = open_autoencoder(Path(settings.autoencoder), pixels=data.input_spec, device=device)
+    drawn_data = data if autoencoder is None else encoded(data, autoencoder)
+    bundle = receive_model(context, drawn_data, takes="denoising")
     classifier = receive_model(context, data, port="classifier").model.to(device)
     predict, size_bytes, size_of = open_subject(bundle, context, device=device, stage="evaluate.diffusion")
     model = denoiser_of(bundle.model)
     labels = even_labels(settings.num_samples, model.num_classes) if model.num_classes else None
     begin = time.monotonic()
-    images = sample_images(
+    drawn = sample_images(
         predict,
         scheduler=model.scheduler,
-        shape=data.input_spec.shape,
+        shape=drawn_data.input_spec.shape,
         num_images=settings.num_samples,
         num_steps=settings.num_steps,
         sampler=settings.sampler,
@@ -66,20 +79,20 @@ def run(context: StageContext) -> StageResult:
         on_step=context.check_cancelled,
     )
     seconds = time.monotonic() - begin
-    if not bool(torch.isfinite(images).all()):
+    if not bool(torch.isfinite(drawn).all()):
         raise ValueError("evaluate.diffusion: the model drew images that hold NaN or infinity")
     real = _split_features(classifier, data.train, device=device)
-    seen = see_images(classifier, images, device=device)
+    looked = _look(drawn, autoencoder, classifier, num_shown=settings.grid_side**2, context=context, device=device)
+    seen, shown = looked.seen, looked.shown
     metrics: dict[str, Any] = {
         "frechet_distance": frechet_distance(seen.features, real),
         "frechet_distance_real": frechet_distance(_split_features(classifier, data.test, device=device), real),
-        "noise_mse": task_of(bundle).evaluate(bundle.model.to(device), data.test, device=device).value,
+        "noise_mse": task_of(bundle).evaluate(bundle.model.to(device), drawn_data.test, device=device).value,
         "num_samples": settings.num_samples,
         "num_steps": settings.num_steps,
         **measure_model(bundle),
         "size_bytes": size_bytes,
     }
-    shown = images[: settings.grid_side**2]
     if labels is not None:
         metrics["class_accuracy"] = float((seen.classes == labels).double().mean())
         shown = shown[torch.argsort(labels[: len(shown)], stable=True)]
@@ -95,10 +108,14 @@ def run(context: StageContext) -> StageResult:
         "seed": context.seed,
         "classifier": model_digest(context.input("classifier")),
         **({} if labels is None else {"guidance_scale": settings.guidance_scale}),
+        **({} if settings.autoencoder is None else {"autoencoder": autoencoder_identity(settings.autoencoder)}),
     }
     text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
     (context.output / "evaluation.json").write_text(text, encoding="utf-8")
-    return StageResult(metrics=metrics, measurements={"seconds_per_image": seconds / settings.num_samples})
+    measurements = {"seconds_per_image": seconds / settings.num_samples}
+    if autoencoder is not None:
+        measurements["decoding_seconds_per_image"] = looked.decoding_seconds / settings.num_samples
+    return StageResult(metrics=metrics, measurements=measurements)
 
 
 class Seen(NamedTuple):
@@ -106,6 +123,39 @@ class Seen(NamedTuple):
 
     features: Tensor
     classes: Tensor
+
+
+class _Looked(NamedTuple):
+    """What the classifier makes of drawn images, the first of them, and how long their decoding took, in seconds."""
+
+    seen: Seen
+    shown: Tensor
+    decoding_seconds: float
+
+
+def _look(
+    drawn: Tensor,
+    autoencoder: Autoencoder | None,
+    classifier: nn.Module,
+    *,
+    num_shown: int,
+    context: StageContext,
+    device: torch.device,
+) -> _Looked:
+    """Show drawn images to the classifier part by part, decoded first where they are latents."""
+    seen: list[Seen] = []
+    shown: list[Tensor] = []
+    seconds = 0.0
+    for part in torch.split(drawn, 256 if autoencoder is None else autoencoder.num_at_once):
+        context.check_cancelled()
+        begin = time.monotonic()
+        images = part if autoencoder is None else autoencoder.decode(part)
+        seconds += time.monotonic() - begin
+        seen.append(see_images(classifier, images, device=device))
+        if sum(map(len, shown)) < num_shown:
+            shown.append(images)
+    features, classes = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    return _Looked(Seen(features, classes), torch.cat(shown)[:num_shown], seconds)
 
 
 def see_images(classifier: nn.Module, images: Tensor, *, device: str | torch.device = "cpu", batch_size: int = 256) -> Seen:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from stages.contract import Port, StageSettings, StageSpec
-from stages.data.settings import DATA_PORT, DataSettings
+from stages.data.settings import DATA_PORT, DataSettings, autoencoder_identity
+from stages.data.source import LOCATION, absolute_path
 from stages.training.settings import SHAPE_METRICS
 
 
@@ -30,8 +31,16 @@ class DiffusionSettings(StageSettings):
     batch_size: int = Field(128, ge=1, le=4096, description="images at a time")
     grid_side: int = Field(8, ge=1, le=64, description="rows and columns of images in samples.png, class by class")
 
+    autoencoder: Annotated[str, AfterValidator(absolute_path)] | None = Field(
+        None,
+        description="of a model that draws latents: folder of the pipeline whose autoencoder decodes them; `data` are "
+        "the images. Its content is in the key, not its place",
+        json_schema_extra=LOCATION,
+    )
+
     def data_identity(self) -> str | None:
-        return self.data.identity()
+        images = self.data.identity()
+        return images if self.autoencoder is None else f"{images};{autoencoder_identity(self.autoencoder)}"
 
 
 TINY_DIGITS: dict[str, Any] = {"name": "digits", "scaling": "symmetric"}
@@ -48,7 +57,7 @@ DIFFUSION_METRICS = (
 """`frechet_distance` is that of the drawn images to the training images; `frechet_distance_real` that of the test images, which
 no model has to beat. Both from the classifier's features. `class_accuracy`, there for models that draw by class, is the share
 of the drawn images that the classifier puts into the class asked for. Measurement: `seconds_per_image`, in batches of
-`batch_size`."""
+`batch_size`; of latents without decoding them, which is `decoding_seconds_per_image`."""
 
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(

@@ -72,7 +72,8 @@ def describe_onnx(bundle: ModelBundle, *, opset: int, dynamic_batch: bool) -> di
             "shape": ["batch" if dynamic_batch else 1, *spec.shape],
             "type": "float32",
             "normalization": {"inside": False, "formula": "(value - mean) / std", "pixel_range": [0, 1]}
-            | {"mean": list(spec.mean), "std": list(spec.std)},
+            | {"mean": list(spec.mean), "std": list(spec.std)}
+            | ({"pixel_range": None} if spec.are_latents else {}),
         },
         "output": {"name": OUTPUT_NAME, "classes": list(bundle.architecture.class_names)},
         "architecture": bundle.architecture.name,

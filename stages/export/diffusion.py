@@ -16,13 +16,18 @@ In Python, with this package installed:
 
     from pathlib import Path
     from stages.models.diffusion_sampler import sample_from_onnx
-    images = sample_from_onnx(Path("."), num_images=16, num_steps=25, seed=0)  # (16, {channels}, {height}, {width}), in [0, 1]
+    images = sample_from_onnx(Path("."), num_images=16, num_steps=25, seed=0)  # (16, {channels}, {height}, {width}), {range}
 
 Anywhere else: `model.onnx` takes `images` (batch, {channels}, {height}, {width}) float32 and `timesteps` (batch) \
 int64{labels}, and
 gives `prediction`, of the images' shape: {predicts}. `export.json` has the schedule under
 `scheduler` (arguments of diffusers' DDPMScheduler, which DDIMScheduler takes too). Begin with normal noise and go down the
 scheduler's timesteps; at the end, values are value * std + mean with the numbers under `input.normalization`.
+"""
+
+_HOW_LATENT = """
+The model draws latents: `sample_from_onnx(..., autoencoder=Path(PIPELINE))` decodes them with the autoencoder of the folder
+that a diffusers pipeline was saved to, and gives images in [0, 1].
 """
 
 _HOW_BY_CLASS = """
@@ -50,9 +55,11 @@ def describe_sampling(bundle: ModelBundle, folder: Path) -> dict[str, Any]:
         channels=spec.channels,
         height=spec.height,
         width=spec.width,
+        range="latents" if spec.are_latents else "in [0, 1]",
         predicts=_PREDICTS[kind],
         labels=", by class also `labels`\n(batch) int64" if names else "",
     )
+    text += _HOW_LATENT if spec.are_latents else ""
     text += _HOW_BY_CLASS if names else ""
     text += _HOW_GUIDED.format(no_class=no_class) if no_class is not None else ""
     (folder / HOW_FILE).write_text(text, encoding="utf-8")

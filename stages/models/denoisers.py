@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import stages.ops.torchvision_compat  # noqa: F401 - diffusers does not import without it
 from stages.models.timestep_groups import Clock
 from stages.models.zoo import DENOISING, Architecture
+from stages.ops.diffusers_network import network_class
 from stages.ops.input_spec import InputSpec
 
 PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -144,6 +144,8 @@ def find_denoiser(
         "network": {**PRESETS[name][1], **arguments, **shape},
         "scheduler": {"num_train_timesteps": num_timesteps, "beta_schedule": SCHEDULES[schedule]},
     }
+    if input_spec.are_latents:
+        whole["scheduler"]["clip_sample"] = False  # only pixels are known to lie between -1 and 1
     if class_names:
         number = len(class_names)
         whole["network"] |= {"num_embeds_ada_norm": number} if is_dit else {"num_class_embeds": number + 1}
@@ -181,11 +183,3 @@ def build_denoiser(name: str, arguments: Mapping[str, Any], *, num_classes: int 
         num_classes=num_classes,
         label_dropout=arguments.get("label_dropout", 0.0),
     )
-
-
-def network_class(name: str) -> type[nn.Module]:
-    """The class of diffusers called `name`: UNet2DModel or DiTTransformer2DModel."""
-    import diffusers
-
-    kind: type[nn.Module] = getattr(diffusers, name)
-    return kind

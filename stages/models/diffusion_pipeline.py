@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.models.bundle import ModelBundle, build_bundle, load_state
-from stages.models.denoisers import LABEL_DROPOUT, network_class
-from stages.models.diffusion_folder import CONFIG, SCHEDULER, PipelineFolder
-from stages.models.weights import read_weights
+from stages.models.denoisers import LABEL_DROPOUT
 from stages.models.zoo import DENOISING, Architecture
+from stages.ops.diffusers_network import load_network, network_class
+from stages.ops.diffusion_folder import SCHEDULER, PipelineFolder
 from stages.ops.input_spec import InputSpec
 
 
@@ -25,7 +25,7 @@ def load_pipeline(
     """
     config = _known_settings(folder)
     _refuse_misfit(folder, config, input_spec)
-    arguments: dict[str, Any] = {"network": config, "scheduler": _noise_schedule(folder)}
+    arguments: dict[str, Any] = {"network": config, "scheduler": _noise_schedule(folder, are_latents=input_spec.are_latents)}
     is_conditional = _draws_by_class(folder, config)
     if is_conditional:
         _refuse_other_classes(folder, config, len(class_names))
@@ -41,34 +41,22 @@ def load_pipeline(
         task=DENOISING,
     )
     bundle = build_bundle(architecture, seed=0)
-    path = folder.root / folder.component / folder.weights
-    read_weights(path)  # refuses what holds more than tensors
-    try:
-        # Renames the tensors of pipelines that older releases wrote.
-        network: Any = network_class(folder.network)
-        loaded = network.from_pretrained(
-            str(folder.root / folder.component),
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            use_safetensors=folder.weights.endswith(".safetensors"),
-        )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} does not fit the {folder.network} of its {CONFIG}: {str(error).splitlines()[0]}") from error
-    load_state(bundle.model, {f"network.{name}": value for name, value in loaded.state_dict().items()}, where=str(path))
+    state = {f"network.{name}": value for name, value in load_network(folder).state_dict().items()}
+    load_state(bundle.model, state, where=str(folder.folder / folder.weights))
     return bundle
 
 
 def _known_settings(folder: PipelineFolder) -> dict[str, Any]:
     """The network's settings; those of other releases are left out where they say nothing."""
-    config = folder.json(f"{folder.component}/{CONFIG}")
+    config = folder.json(folder.config_file)
     known = inspect.signature(network_class(folder.network).__init__).parameters
     foreign = sorted(name for name, value in config.items() if name not in known and value)
     if foreign:
-        raise ValueError(f"{folder.root}: {folder.component}/{CONFIG} sets {foreign}, which a {folder.network} does not know")
+        raise ValueError(f"{folder.root}: {folder.config_file} sets {foreign}, which a {folder.network} does not know")
     return {name: value for name, value in config.items() if name in known}
 
 
-def _noise_schedule(folder: PipelineFolder) -> dict[str, Any]:
+def _noise_schedule(folder: PipelineFolder, *, are_latents: bool) -> dict[str, Any]:
     """Arguments of diffusers' DDPMScheduler that give the noise of the pipeline's schedule."""
     from diffusers import DDPMScheduler
 
@@ -80,6 +68,8 @@ def _noise_schedule(folder: PipelineFolder) -> dict[str, Any]:
         )
     known = inspect.signature(DDPMScheduler.__init__).parameters
     found = {name: value for name, value in config.items() if name in known and value is not None}
+    if are_latents:
+        found.setdefault("clip_sample", False)  # DDPMScheduler's own default is for pixels, from -1 to 1
     if str(found.get("variance_type", "")).startswith("learned"):
         found["variance_type"] = "fixed_small"  # what the network tells of it is left out
     return found
@@ -109,6 +99,11 @@ def _refuse_other_classes(folder: PipelineFolder, config: Mapping[str, Any], num
 
 
 def _refuse_misfit(folder: PipelineFolder, config: Mapping[str, Any], spec: InputSpec) -> None:
+    if folder.decodes and not spec.are_latents:
+        raise ValueError(
+            f"{folder.root}: the pipeline draws latents, which its autoencoder decodes, and the data are pixels. Encode them "
+            "with a data.encode node (pipeline: this folder), connect it (inputs: {data: NODE}) and set data: {name: packed}"
+        )
     size = config.get("sample_size")
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     channels = (config.get("in_channels"), config.get("out_channels") or config.get("in_channels"))
@@ -116,5 +111,5 @@ def _refuse_misfit(folder: PipelineFolder, config: Mapping[str, Any], spec: Inpu
     if channels[0] != spec.channels or channels[1] not in fitting or sides != (spec.height, spec.width):
         raise ValueError(
             f"{folder.root}: the network takes {channels[0]} channels of {sides[0]}x{sides[1]} and gives {channels[1]}; the "
-            f"data have {spec.channels} of {spec.height}x{spec.width}. Take data of this shape (latents are not supported)"
+            f"data have {spec.channels} of {spec.height}x{spec.width}. Take data of this shape"
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import stages.ops.torchvision_compat  # noqa: F401 - diffusers does not import without it
+from stages.ops.autoencoder import decode_latents
 from stages.ops.onnx_file import open_session, run_session
 from stages.ops.seeds import derive_seed
 
@@ -108,9 +109,12 @@ def sample_from_onnx(
     seed: int = 0,
     labels: Sequence[int] | None = None,
     guidance_scale: float = 1.0,
+    autoencoder: Path | None = None,
     num_threads: int = 1,
 ) -> Tensor:
     """Draw images with the file that `export.onnx` wrote of a denoiser, by onnxruntime; values in [0, 1].
+
+    Of a model that draws latents these are given, whatever their range, or the images where there is an autoencoder.
 
     Args:
         folder: with `model.onnx` and `export.json`.
@@ -120,10 +124,11 @@ def sample_from_onnx(
         seed: see `sample_images`.
         labels: of a model that draws by class: one for each image; none: all classes in turn.
         guidance_scale: see `sample_images`.
+        autoencoder: of a model that draws latents: folder of the diffusers pipeline whose autoencoder decodes them.
         num_threads: of onnxruntime.
 
     Raises:
-        ValueError: the folder has no export of a denoiser, or the labels do not fit the model or the number of images.
+        ValueError: the folder has no export of a denoiser, or labels or autoencoder do not fit the model.
     """
     from diffusers import DDPMScheduler
 
@@ -133,6 +138,9 @@ def sample_from_onnx(
         raise ValueError(f"{folder} has no export of a denoiser; expected an artifact of export.onnx, made of one")
     session = open_session(folder / description["file"], num_threads=num_threads)
     scaling = description["input"]["normalization"]
+    are_latents = scaling["pixel_range"] is None
+    if autoencoder is not None and not are_latents:
+        raise ValueError(f"{folder}: the model draws pixels; leave autoencoder out")
     classes = description.get("labels")
     images = sample_images(
         lambda *inputs: run_session(session, *inputs),
@@ -147,6 +155,8 @@ def sample_from_onnx(
         guidance_scale=guidance_scale,
         batch_size=64 if description["dynamic_batch"] else 1,
     )
+    if are_latents:
+        return images if autoencoder is None else decode_latents(autoencoder, images)
     mean, std = (torch.tensor(scaling[name]).reshape(1, -1, 1, 1) for name in ("mean", "std"))
     return (images * std + mean).clamp(0, 1)
 

@@ -64,6 +64,8 @@ def find_restorer(name: str, arguments: Mapping[str, Any], *, input_spec: InputS
     Raises:
         ValueError: the name or an argument is unknown, or the images cannot be shrunk by `scale`; in words.
     """
+    if input_spec.are_latents:
+        raise ValueError(f"{name}: restores pixels; the data are latents")
     if name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, n=2, cutoff=0.4)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""

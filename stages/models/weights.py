@@ -1,15 +1,9 @@
-"""Weights from elsewhere: timm's by name, a hub's, or a file of tensors, put into a network and given another head.
-
-Nothing that could run code is read: safetensors, or a torch file opened with `weights_only=True`.
-"""
+"""Weights from elsewhere: timm's by name, a hub's, or a file of tensors, put into a network and given another head."""
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -17,39 +11,9 @@ from torch import Tensor, nn
 
 from stages.models.bundle import load_state
 from stages.models.zoo import Architecture, build_network, create_timm
-from stages.ops.tensor_file import read_tensors
+from stages.ops.weights_file import refusal
 
 Head = Literal["keep", "new"]
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Names under which training scripts keep the weights in a file; averaged ones first, as timm does."""
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, without the wrapping that training scripts put around them.
-
-    Raises:
-        ValueError: the file is of another kind, damaged, holds objects that are no tensors, or no weights at all.
-    """
-    if path.suffix == ".safetensors":
-        return _unwrapped(read_tensors(path), path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} is no file of weights by its name; expected one of {', '.join(SUFFIXES)}")
-    try:
-        # Training scripts keep their command line beside the weights: names and values, in a class that does nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as a file of weights: {error}") from error
-    except Exception as error:  # damaged files make torch raise whatever it comes across
-        # Of torch's own words only the name: they advise to switch the safety off.
-        kind = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if kind is None:
-            raise ValueError(
-                f"{path} cannot be read as a file of weights: it is none of torch's, or damaged or cut short"
-            ) from error
-        raise ValueError(_refusal(str(path), kind[1])) from error
-    return _unwrapped(content, path)
 
 
 def load_named(architecture: Architecture, *, source: str, head: Head, seed: int) -> nn.Module:
@@ -76,7 +40,7 @@ def load_named(architecture: Architecture, *, source: str, head: Head, seed: int
             raise
         kind = re.search(r"[Uu]nsupported globals?: ([\w.]+)", str(error))
         raise ValueError(
-            _refusal(f"the file of weights of {source}", kind[1] if kind else "of a kind that is not known")
+            refusal(f"the file of weights of {source}", kind[1] if kind else "of a kind that is not known")
         ) from error
 
 
@@ -160,27 +124,6 @@ def _overlay(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[st
         height, width = architecture.input_spec.height, architecture.input_spec.width
         overlay["input_size"] = (weight.shape[1], height, width)
     return overlay
-
-
-def _refusal(where: str, kind: str) -> str:
-    return (
-        f"{where} holds more than tensors ({kind}), and reading that could run code of whoever wrote it, so it is refused. "
-        "Load it where you trust it and save its state_dict() alone, best as safetensors"
-    )
-
-
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        for name in _WRAPPERS:
-            if isinstance(content.get(name), Mapping):
-                content = content[name]
-                break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ValueError(
-            f"{path} holds no weights by name; expected tensors at the top, or below one of {', '.join(_WRAPPERS)}"
-        )
-    # Wrappers for parallel training and compilation put their own names before those of the network.
-    return {str(name).removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
 
 
 def _short(error: Exception) -> str:

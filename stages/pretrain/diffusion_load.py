@@ -7,8 +7,8 @@ from pathlib import Path
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_stage_data
 from stages.models.bundle import build_bundle
-from stages.models.diffusion_folder import find_pipeline
 from stages.models.diffusion_pipeline import load_pipeline
+from stages.ops.diffusion_folder import find_pipeline
 from stages.ops.seeds import derive_seed
 from stages.pretrain.architectures import architecture_of
 from stages.pretrain.diffusion_settings import LoadDiffusionSettings

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from stages.contract import StageSettings, StageSpec
 from stages.data.file_digests import combined_digest, file_digests
 from stages.data.settings import DATA_PORT, DataSettings
-from stages.data.source import LOCATION
-from stages.models.diffusion_folder import find_pipeline
+from stages.data.source import LOCATION, absolute_path
+from stages.ops.diffusion_folder import find_pipeline
 from stages.training.settings import DENOISER_METRICS, SHAPE_METRICS, DenoiserTrainingSettings
 
 TINY_DENOISER: Mapping[str, Any] = {
@@ -65,15 +65,11 @@ class DiffusionSettings(DenoiserTrainingSettings):
         return self
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
-
-
 class LoadDiffusionSettings(StageSettings):
     """Take a denoiser as it is, and measure it; nothing is trained."""
 
     data: DataSettings
-    pipeline: Annotated[str, AfterValidator(_absolute)] | None = Field(
+    pipeline: Annotated[str, AfterValidator(absolute_path)] | None = Field(
         None,
         description="folder that diffusers' save_pretrained wrote of a pipeline with a UNet2DModel or DiTTransformer2DModel, "
         "with or without classes. Its content is in the key, not its place",

@@ -7,9 +7,10 @@ from pathlib import Path
 from stages.contract import StageContext, StageResult
 from stages.data.base import Dataset, load_stage_data
 from stages.models.bundle import ModelBundle, load_bundle
-from stages.models.weights import load_named, load_tensors, read_weights
+from stages.models.weights import load_named, load_tensors
 from stages.models.zoo import build_network
 from stages.ops.seeds import derive_seed
+from stages.ops.weights_file import read_weights
 from stages.pretrain.architectures import architecture_of
 from stages.pretrain.settings import LoadSettings, TransferSettings
 from stages.training.model_artifact import deliver_measured

@@ -15,6 +15,10 @@ from stages.training.loop import TrainingReport
 from stages.training.tasks.base import Score, refuse_other_tasks
 
 HISTORY_FILE = "history.json"
+_OTHER_VALUES = {
+    "latents": "The model takes latents: connect a data.encode node to `data`, or set autoencoder in evaluate.diffusion",
+    "pixels": "The model takes pixels: give it the images, and no autoencoder",
+}
 
 
 def receive_model(
@@ -36,7 +40,8 @@ def receive_model(
         refuse_other_tasks(bundle, stage=f"input {port!r}", takes=takes)
     found, expected = bundle.architecture.input_spec, data.input_spec
     if found != expected:
-        raise ValueError(f"input {port!r} takes images {found}; the data have {expected}. Train the model on these data first")
+        hint = "Train the model on these data first" if found.values == expected.values else _OTHER_VALUES[found.values]
+        raise ValueError(f"input {port!r} takes images {found}; the data have {expected}. {hint}")
     if bundle.architecture.class_names and bundle.architecture.class_names != data.class_names:
         raise ValueError(
             f"input {port!r} knows {len(bundle.architecture.class_names)} classes {_first(bundle.architecture.class_names)}; "

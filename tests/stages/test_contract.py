@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.stage_exam import FAILS_ON_PURPOSE, NEEDS_GPU, run_in
+from orchestrator.cli.stage_exam import FAILS_ON_PURPOSE, NEEDS_FILES, NEEDS_GPU, run_in
 from stages.catalog import all_stages
 
-STAGES = sorted(set(all_stages()) - FAILS_ON_PURPOSE - NEEDS_GPU)
+STAGES = sorted(set(all_stages()) - FAILS_ON_PURPOSE - NEEDS_GPU - NEEDS_FILES)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from stages.data.base import load_dataset
 from stages.data.images import EncodedImage
 from stages.data.parquet import GroupPlace, ShardImages
 from stages.data.settings import FolderData, PackedData, PackSettings, ParquetData
+from stages.data.shard_writer import ShardWriter
 from stages.data.shards import RowGroup, read_manifest
 from tests.stages.data.support import PLAIN, all_numbers_in, numbers_in, pack, packed_artifact, write_folder
 
@@ -173,9 +174,7 @@ def test_memory_is_bounded_by_the_window_and_not_by_the_data(tmp_path):
     """240 images of 20 kB in row groups of 4: a window of 16 may hold 32 of them, and a row group on its way."""
     generator = random.Random(0)
     images = [(generator.randbytes(20_000), number, str(number)) for number in range(240)]
-    writer = pack_stage._ShardWriter(
-        tmp_path, "train", settings=PackSettings(data="digits", rows_per_group=4, shard_bytes=10**6)
-    )
+    writer = ShardWriter(tmp_path, "train", settings=PackSettings(data="digits", rows_per_group=4, shard_bytes=10**6))
     for content, number, name in images:
         writer.add(EncodedImage(content, number, name))
     writer.close()

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from stages.data.base import Batch, load_dataset
 from stages.evaluate.diffusion import run as evaluate
 from stages.evaluate.diffusion_settings import DiffusionSettings as EvaluationSettings
-from stages.export import onnx, packed
-from stages.export.settings import ONNXSettings, PackedSettings
+from stages.export import packed
+from stages.export.settings import PackedSettings
 from stages.models.bundle import build_bundle, load_bundle, save_bundle
 from stages.models.denoisers import find_denoiser
-from stages.models.diffusion_sampler import sample_from_onnx, sample_images
+from stages.models.diffusion_sampler import sample_images
 from stages.models.zoo import find_architecture
 from stages.ops.input_spec import InputSpec
 from stages.ops.seeds import derive_seed
@@ -164,32 +164,6 @@ def test_guidance_pushes_the_prediction_away_from_that_without_a_class(scale):
         sample_images(predict, **given, guidance_scale=2.0)
     with pytest.raises(ValueError, match="draws without classes"):
         sample_images(predict, **{**given, "labels": None}, guidance_scale=2.0)
-
-
-def test_an_exported_denoiser_by_class_takes_labels_and_draws_what_the_model_draws(by_class, classifier, tmp_path):
-    exported = onnx.run(context_in(tmp_path, ONNXSettings(data=DIGITS, verify_samples=12), model=by_class))
-    assert exported.metrics["max_relative_difference"] < 1e-4
-    folder = tmp_path / "output"
-    description = json.loads((folder / "export.json").read_text())
-    assert description["labels"] == {
-        "name": "labels", "shape": ["batch"], "type": "int64", "classes": list(NAMES), "no_class": 10
-    }  # fmt: skip
-    assert "guidance_scale" in (folder / "SAMPLING.md").read_text()
-    model = load_bundle(by_class).model
-    given = {"num_images": 3, "num_steps": 4, "seed": 5, "guidance_scale": 2.0}
-    asked = {"labels": torch.tensor([7, 7, 1]), "no_class": model.no_class}
-    expected = sample_images(model, scheduler=model.scheduler, shape=(1, 8, 8), **given, **asked)
-    found = sample_from_onnx(folder, **given, labels=[7, 7, 1])
-    assert torch.allclose(found, (expected * 0.5 + 0.5).clamp(0, 1), atol=1e-3)
-    assert not torch.allclose(found, sample_from_onnx(folder, **given), atol=1e-3), "all classes in turn"
-    with pytest.raises(ValueError, match="3 labels from 0 to 9"):
-        sample_from_onnx(folder, **given, labels=[10, 0, 0])
-    settings = EvaluationSettings(data=DIGITS, num_samples=32, num_steps=3, grid_side=4, guidance_scale=2.0)
-    file = artifact_of(folder, kind="exported")
-    by_file = evaluate(context_in(tmp_path / "f", settings, model=by_class, classifier=classifier, exported=file)).metrics
-    by_model = evaluate(context_in(tmp_path / "m", settings, model=by_class, classifier=classifier)).metrics
-    assert by_file["frechet_distance"] == pytest.approx(by_model["frechet_distance"], rel=1e-3)
-    assert by_file["class_accuracy"] == pytest.approx(by_model["class_accuracy"], abs=0.07)
 
 
 def test_an_evaluation_counts_the_images_of_the_class_asked_for_and_shows_them_class_by_class(

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
-from stages.models.weights import head_tensors, load_named, load_tensors, read_weights
+from stages.models.weights import head_tensors, load_named, load_tensors
 from stages.models.zoo import build_network, find_architecture
 from stages.ops.input_spec import InputSpec
+from stages.ops.weights_file import read_weights
 
 TINY = "test_vit.r160_in1k"
 COMMIT = "0" * 40
