@@ -186,7 +186,7 @@ class ImageSplit:
             collate_fn=_as_it_is,
             prefetch_factor=_BATCHES_AHEAD,
             # Else each copy to the GPU would wait for the steps before it. A process that uses no GPU shall not begin to.
-            pin_memory=torch.cuda.is_initialized(),
+            pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call, unused-ignore]
             worker_init_fn=_ignore_signals,
             multiprocessing_context="fork",
             generator=torch.Generator().manual_seed(0),  # its own: a seed for the processes is drawn, which nothing uses
