@@ -168,7 +168,6 @@ class _Run:
             self._stop_together()
             if epoch_done:
                 score = self._finish_epoch()
-            if epoch_done:
                 self._report_epoch(self.progress.history[-1])
             elif report_due.ready():
                 self._report()

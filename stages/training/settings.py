@@ -155,6 +155,12 @@ class ImageTrainingSettings(CompiledTrainingSettings):
     weight_decay: float = Field(0.0, ge=0, le=10, description="of tensors with 2 or more dimensions, per unit of learning rate")
     shift_pixels: int = Field(0, ge=0, le=64, description="largest random shift of a training image, pixels")
 
+    @model_validator(mode="after")
+    def _labels_play_no_part(self) -> Self:
+        if "label_smoothing" in self.model_fields_set and self.label_smoothing:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, but these networks are not trained to tell labels")
+        return self
+
 
 class DenoiserTrainingSettings(ImageTrainingSettings):
     """Of denoisers: what they draw is that of averaged weights, and to measure them takes long."""

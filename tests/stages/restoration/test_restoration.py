@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from torch.nn import functional
 
 from orchestrator import api
@@ -13,6 +14,8 @@ from stages.models.restorers import find_restorer
 from stages.models.zoo import build_network
 from stages.ops.image_quality import MAX_PSNR_DB, psnr_db, ssim
 from stages.ops.input_spec import InputSpec
+from stages.pretrain.diffusion_settings import DiffusionSettings
+from stages.pretrain.restoration_settings import RestorationSettings
 from stages.training.tasks.base import find_task
 
 SPEC = InputSpec(channels=1, height=16, width=16, mean=(0.5,), std=(0.5,))
@@ -99,6 +102,14 @@ def test_photographs_to_test_on_share_no_pixel_with_those_to_train_on():
     assert float(distances.min()) > 1
     assert -1 <= float(train.min()) < -0.9
     assert 0.9 < float(train.max()) <= 1
+
+
+def test_label_smoothing_is_refused_when_a_network_for_images_is_planned():
+    """Not after its data were read and its model built, on a machine that was waited for."""
+    for settings in (RestorationSettings, DiffusionSettings):
+        assert settings(model="m", data="digits").label_smoothing, "the default, which plays no part"
+        with pytest.raises(ValidationError, match="not trained to tell labels"):
+            settings(model="m", data="digits", label_smoothing=0.2)
 
 
 def test_the_task_knows_no_labels():
