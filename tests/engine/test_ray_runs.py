@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from shared_ray import SharedRay
 from virtual import trial_nodes
 
 from orchestrator import api
 from orchestrator.engine import cluster
-from orchestrator.engine.executors.ray import RayExecutor
 from orchestrator.engine.scheduler import RunOptions, Scheduler
 from orchestrator.engine.units import GroupState
 from orchestrator.store.lease import Leases
@@ -24,26 +24,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 HEAD = "version: 1\nname: w\nnodes:\n"
 NUM_CPUS = 4
-
-
-class SharedRay(RayExecutor):
-    """An executor on a Ray that outlives it; it takes only its own hosts away."""
-
-    def __init__(self, store: Any, run: str, ray: Any) -> None:
-        super().__init__(store, run=run)
-        self._ray = ray
-        self._services = cluster.services(ray)
-        self.num_hosts = 0
-
-    def _new_actor(self, wanted: Any) -> Any:
-        self.num_hosts += 1
-        return super()._new_actor(wanted)
-
-    def close(self) -> None:
-        for host in [*self._idle, *(host for host, _ in self._busy.values())]:
-            self._retire(host)
-        self._idle.clear()
-        self._busy.clear()
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,23 @@
-"""Data-parallel training on a real Ray: through Ray Train, in a trial of a search, with a worker that dies."""
+"""Data-parallel training on a real Ray: through Ray Train, in a trial of a search, with a worker that dies.
+
+One Ray serves the whole module; so what a run leaves behind would be in the way of the next.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from shared_ray import SharedRay
 
 from orchestrator import api
-from orchestrator.engine.place import RayPlace
+from orchestrator.engine import cluster
 from orchestrator.engine.run_options import RunOptions
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -36,6 +40,23 @@ nodes:
       train: {TRAIN}
       score: {{stage: evaluate.classifier, params: {{data: digits}}, inputs: {{model: train}}}}
 """
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    module = cluster.start_local(num_cpus=2)
+    yield module
+    cluster.stop(module)
+
+
+@pytest.fixture
+def run_on_ray(ray: Any, workspace: api.Workspace, plan_text: Any) -> Callable[..., api.RunResult]:
+    def run(text: str, **options: Any) -> api.RunResult:
+        return api.submit(
+            plan_text(text), workspace=workspace, executor=lambda run: SharedRay(workspace.store, run, ray), **options
+        )
+
+    return run
 
 
 class OnceSaved(api.Watcher):
@@ -70,13 +91,10 @@ def kill_last_worker(_status: api.RunStatus) -> None:
     max(train_workers(), key=lambda process: process.pid).kill()
 
 
-def test_two_workers_train_in_a_trial_and_one_that_dies_costs_one_attempt(workspace: api.Workspace, plan_text: Any) -> None:
+def test_two_workers_train_in_a_trial_and_one_that_dies_costs_one_attempt(run_on_ray: Any, workspace: api.Workspace) -> None:
     """Whoever trains for days on many machines loses one of them; what was saved must count, and the search must go on."""
-    place = RayPlace(num_cpus=2)
     store = Path(workspace.store.url.removeprefix("file://"))
-    result = api.submit(
-        plan_text(SEARCH), workspace=workspace, place=place, watcher=OnceSaved(store, kill_last_worker), executor="ray"
-    )
+    result = run_on_ray(SEARCH, watcher=OnceSaved(store, kill_last_worker))
     nodes = result.status.nodes
     train = next(node for label, node in nodes.items() if label.endswith("/train"))
     assert {node.state for node in nodes.values()} == {"done"}, train.error
@@ -99,29 +117,23 @@ def test_two_workers_train_in_a_trial_and_one_that_dies_costs_one_attempt(worksp
 
 
 @pytest.mark.slow
-def test_a_cancelled_run_stops_all_workers_and_goes_on_from_their_state(workspace: api.Workspace, plan_text: Any) -> None:
+def test_a_cancelled_run_stops_all_workers_and_goes_on_from_their_state(run_on_ray: Any, workspace: api.Workspace) -> None:
     """Ctrl-C must not leave one worker waiting for another, nor lose what was trained."""
-    text, place = f"version: 1\nname: w\nnodes:\n  train: {TRAIN}\n", RayPlace(num_cpus=2)
+    text = f"version: 1\nname: w\nnodes:\n  train: {TRAIN}\n"
     store = Path(workspace.store.url.removeprefix("file://"))
     watcher = OnceSaved(store, lambda status: workspace.ledger.ask_to_cancel(status.id))
-    result = api.submit(plan_text(text), workspace=workspace, place=place, watcher=watcher, executor="ray")
+    result = run_on_ray(text, watcher=watcher)
     assert result.status.nodes["train"].state == "cancelled"
     assert not train_workers()
-    result = api.submit(plan_text(text), workspace=workspace, place=place, executor="ray")
+    result = run_on_ray(text)
     ended = next(event for event in workspace.ledger.events(result.run)[0] if event["type"] == "node_done")
     assert ended["resumed"]["step"] > 0
 
 
 @pytest.mark.slow
-def test_workers_that_are_killed_give_back_what_they_held(workspace: api.Workspace, plan_text: Any) -> None:
+def test_workers_that_are_killed_give_back_what_they_held(run_on_ray: Any) -> None:
     """Even while they are being started: what Ray Train has reserved would else be held until the run ends, and block it."""
     long, short = TRAIN.replace("epochs: 20", "epochs: 2000"), TRAIN.replace("epochs: 20", "epochs: 1")
     nodes = f"  long: {long[:-1]}, timeout: 1s}}\n  short: {{{short[1:-1]}, needs: []}}\n"
-    result = api.submit(
-        plan_text(f"version: 1\nname: w\nnodes:\n{nodes}"),
-        workspace=workspace,
-        place=RayPlace(num_cpus=2),
-        executor="ray",
-        options=RunOptions(keep_going=True, grace_s=0.0),
-    )
+    result = run_on_ray(f"version: 1\nname: w\nnodes:\n{nodes}", options=RunOptions(keep_going=True, grace_s=0.0))
     assert {label: node.state for label, node in result.status.nodes.items()} == {"long": "failed", "short": "done"}

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_ray import SharedRay
 
 from orchestrator import api
 from orchestrator.engine import cluster
-from orchestrator.engine.executors.ray import RayExecutor
 from orchestrator.workflow.check import check_workflow
 from orchestrator.workflow.load import load_text
 from sweeps.search_kit import Story, logged, sweep_lines, told, workflow
@@ -22,21 +22,6 @@ from sweeps.search_kit import Story, logged, sweep_lines, told, workflow
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 SUBMIT = Path(__file__).parents[1] / "faults" / "submit_once.py"
-
-
-class SharedRay(RayExecutor):
-    """On a Ray that outlives it; it takes only its own hosts away."""
-
-    def __init__(self, store: Any, run: str, ray: Any) -> None:
-        super().__init__(store, run=run)
-        self._ray = ray
-        self._services = cluster.services(ray)
-
-    def close(self) -> None:
-        for host in [*self._idle, *(host for host, _ in self._busy.values())]:
-            self._retire(host)
-        self._idle.clear()
-        self._busy.clear()
 
 
 @pytest.fixture(scope="module")

@@ -182,8 +182,7 @@ class RayExecutor:
             raise self._gone(error) from error
         if not self._place.address and any(shape.gpus for shape in found):
             found = tuple(replace(shape, gpu_memory_bytes=local_gpu_memory_bytes()) for shape in found)
-        if found != self._machines:
-            self._machines = found
+        self._machines = found
 
     def _mind_hosts(self, now_s: float) -> None:
         """Give up idle hosts that stand in the way: of others who use this Ray, or of a host of ours that finds no machine."""
@@ -202,7 +201,7 @@ class RayExecutor:
 
     def _collect(self, reference: Any) -> tuple[Work, Outcome]:
         host, work = self._busy.pop(reference)
-        work, outcome = self._outcome(reference, host, work)
+        outcome = self._outcome(reference, host)
         held = dict(host.key)
         self._metrics.attempt_ended(
             stage=work.stage, ending=outcome.ending.value, seconds=time.monotonic() - host.began_s,
@@ -210,21 +209,21 @@ class RayExecutor:
         )  # fmt: skip
         return work, outcome
 
-    def _outcome(self, reference: Any, host: _Host, work: Work) -> tuple[Work, Outcome]:
+    def _outcome(self, reference: Any, host: _Host) -> Outcome:
         try:
             outcome = Outcome.from_json(self._ray.get(reference))
         except self._ray.exceptions.OutOfMemoryError as error:
-            return work, Outcome(ending=Ending.NO_MEMORY, error=_first_line(error), error_type="OutOfMemoryError")
+            return Outcome(ending=Ending.NO_MEMORY, error=_first_line(error), error_type="OutOfMemoryError")
         except self._ray.exceptions.RayError as error:
             if isinstance(error, self._ray.exceptions.RayTaskError):  # the host's own code raised: another attempt would, too
                 cause = error.cause if isinstance(error.cause, Exception) else error
-                return work, Outcome(
+                return Outcome(
                     ending=Ending.FAILED, error=_first_line(cause), error_type=type(cause).__name__, trace=str(error)
                 )
             self._refuse_if_gone(error)
             self._free_group(host)
             ending, why = host_loss(error, kill_asked=host.kill_asked)
-            return work, Outcome(
+            return Outcome(
                 ending=ending, error=f"lost the stage host: {why}", error_type=type(error).__name__, trace=str(error)
             )
         if outcome.ending in (Ending.DONE, Ending.SHARED, Ending.BUSY, Ending.CANCELLED) and not host.single_use:
@@ -232,7 +231,7 @@ class RayExecutor:
             self._idle.append(host)
         else:
             self._retire(host)
-        return work, outcome
+        return outcome
 
     def _retire(self, host: _Host) -> None:
         """End a host's process and free what it holds. A stage may have left threads behind, which a polite end waits for."""
