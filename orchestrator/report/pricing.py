@@ -122,14 +122,13 @@ class _Pricing:
         for part in sweep.checked.order:
             drawn = [nodes[label] for nodes in trials for label in nodes if label.rpartition("/")[2] == part]
             node = sweep.checked.node.nodes[part]
-            is_shared_by_all = num_distinct(sweep, part, left)[1] == 1
-            if is_shared_by_all and drawn[0].status is Status.HIT:
+            fewest, most = num_distinct(sweep, part, left)
+            if most == 1 and drawn[0].status is Status.HIT:
                 seconds = drawn[0].record.seconds if drawn[0].record is not None else 0.0
                 self.by_hits += hours_of(node.resources, seconds)
                 self.by_sharing += hours_of(node.resources, seconds * max(0, left - 1))
                 continue
             found = _merged(self._estimate(each) for each in drawn)
-            fewest, most = num_distinct(sweep, part, left)
             repeats = _num_repeats(sweep)
             self.num_to_make += most + repeats
             if found is None:

@@ -105,6 +105,16 @@ def test_a_budget_in_money_takes_the_prices_of_the_profile(cli: Cli, monkeypatch
 
 
 @pytest.mark.usefixtures("files")
+def test_a_run_with_a_budget_in_money_goes_on_where_no_profile_has_prices(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request has them; whoever continues it from another machine need not know them."""
+    Path("profiles.toml").write_text("[lab]\nusd_per_cpu_hour = 100.0\n")
+    monkeypatch.setenv("ORCHESTRATOR_PROFILES", "profiles.toml")
+    assert cli("--profile", "lab", "submit", "chain.yaml", *INLINE, "--budget", "0.001usd").code == 6
+    answer = cli("resume", "@last", "--budget", "1usd")
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.usefixtures("files")
 def test_more_gpus_than_a_run_may_use_are_refused(cli: Cli) -> None:
     Path("gpu.yaml").write_text(CHAIN.replace("value: 1}", "value: 1}, resources: {gpus: 4}"))
     answer = cli("submit", "gpu.yaml", *INLINE, "--max-gpus", "2")
