@@ -19,6 +19,9 @@ config = LazyGroup(
     example="orchestrator config show",
 )
 
+TOLD_ABOVE = {"store", "executor", "address"}
+"""Settings of a profile that others can take the place of."""
+
 
 @command("show", example="orchestrator config show --store s3://lab/artifacts")
 @pass_shell
@@ -71,6 +74,7 @@ def settings_in_force(shell: Shell) -> list[dict[str, str]]:
         ("executor", profile.executor or "ray", by_profile if profile.executor else "default of submit --executor"),
         ("cluster", profile.address or "none: this machine", by_profile if profile.address else "default of submit --address"),
         ("profiles", str(profiles_file()), source(VARIABLE)),
+        *((name, _shown(getattr(profile, name)), by_profile) for name in sorted(profile.model_fields_set - TOLD_ABOVE)),
     ]
     if place.startswith("s3://"):
         size = os.environ.get(SIZE_VARIABLE) or "50 GiB, or a quarter of the disk"
@@ -79,6 +83,10 @@ def settings_in_force(shell: Shell) -> list[dict[str, str]]:
         endpoint, origin = first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
         rows.append(("S3 endpoint", _without_user(endpoint), origin))
     return [{"name": name, "value": value, "source": origin} for name, value, origin in rows]
+
+
+def _shown(value: object) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _without_user(url: str) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -17,6 +17,7 @@ from orchestrator.cli.shell import Shell
 from orchestrator.errors import UsageError
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
+NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -28,7 +29,8 @@ def set_config(shell: Shell, setting: str, value: str) -> int:
     """Set one setting of a profile, for --profile to choose.
 
     SETTING is address, store, executor, num_cpus, dashboard, store_is_shared,
-    python or pass_env (names with commas between); an empty VALUE takes it away.
+    python, usd_per_gpu_hour, usd_per_cpu_hour or pass_env (names with commas
+    between); an empty VALUE takes it away.
     """
     profile, _, name = setting.partition(".")
     if not NAME.fullmatch(profile) or name not in Profile.model_fields:
@@ -65,10 +67,12 @@ def _value(name: str, text: str) -> Any:
     """`text` as the setting wants it; what fits none is left to the profile's own check."""
     if name == "pass_env":
         return [word.strip() for word in text.split(",") if word.strip()]
-    if name == "num_cpus" and text.isdecimal():
+    kind = Profile.model_fields[name].annotation
+    if kind is bool and text.lower() in (*TRUE, *FALSE):
+        return text.lower() in TRUE
+    if int in get_args(kind) and text.isdecimal():
         return int(text)
-    is_flag = Profile.model_fields[name].annotation is bool
-    return text.lower() in TRUE if is_flag and text.lower() in (*TRUE, *FALSE) else text
+    return float(text) if float in get_args(kind) and NUMBER.fullmatch(text) else text
 
 
 def _with_setting(text: str, profile: str, name: str, value: Any) -> str:

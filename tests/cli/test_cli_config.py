@@ -23,7 +23,7 @@ executor = "inline"
 def test_a_profile_is_made_changed_and_chosen(cli: Cli) -> None:
     for setting, value in (
         ("gpu8.address", "http://head:8265"), ("gpu8.pass_env", "HF_HOME, TOKENIZERS"), ("gpu8.num_cpus", "8"),
-        ("gpu8.dashboard", "on"),
+        ("gpu8.dashboard", "on"), ("gpu8.usd_per_gpu_hour", "2.5"), ("gpu8.usd_per_cpu_hour", "1"),
     ):  # fmt: skip
         assert cli("config", "set", setting, value).code == 0
     profile = load_profile("gpu8")
@@ -31,6 +31,8 @@ def test_a_profile_is_made_changed_and_chosen(cli: Cli) -> None:
     assert (profile.num_cpus, profile.dashboard) == (8, True)
     rows = cli("config", "show", "--profile", "gpu8", "--json").document["settings"]
     assert {"name": "cluster", "value": "http://head:8265", "source": "profile gpu8"} in rows
+    told = {row["name"]: row["value"] for row in rows if row["source"] == "profile gpu8"}
+    assert (told["pass_env"], told["dashboard"], told["usd_per_gpu_hour"]) == ("HF_HOME, TOKENIZERS", "true", "2.5")
     assert cli("config", "set", "gpu8.num_cpus", "").code == 0
     assert load_profile("gpu8").num_cpus is None
 
@@ -50,6 +52,7 @@ def test_comments_and_other_profiles_stay(cli: Cli) -> None:
         ("gpu8.adress", "x", "is no setting of a profile"),
         ("address", "x", "is no setting of a profile"),
         ("gpu8.num_cpus", "many", "num_cpus: input should be a valid integer"),
+        ("gpu8.usd_per_gpu_hour", "nan", "usd_per_gpu_hour: input should be a valid number"),
         ("gpu8.executor", "cloud", "executor: input should be 'ray' or 'inline'"),
     ],
 )
