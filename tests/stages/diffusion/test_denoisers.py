@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from stages.data.base import Batch, load_dataset
 from stages.data.settings import DigitsData
@@ -187,7 +188,14 @@ def test_a_pipeline_that_does_not_fit_or_could_run_code_is_refused(pipeline, tmp
     large = LoadDiffusionSettings(data={**DIGITS, "size": 16}, pipeline=str(folder))
     with pytest.raises(ValueError, match=r"1 channels of 8x8.*data have 1 of 16x16"):
         load_diffusion(context_in(tmp_path / "large", large))
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    fitting = LoadDiffusionSettings(data=DIGITS, pipeline=str(folder))
+    state = load_file(weights)
+    del state["conv_in.bias"]
+    save_file(state, weights)
+    with pytest.raises(ValueError, match=r"safetensors lacks tensors of the UNet2DModel, or has others: conv_in\.bias"):
+        load_diffusion(context_in(tmp_path / "gap", fitting))
+    weights.unlink()
     with pytest.raises(ValueError, match=r"there is no unet/diffusion_pytorch_model\.safetensors or"):
         LoadDiffusionSettings(data=DIGITS, pipeline=str(folder)).data_identity()
     ran = tmp_path / "ran"
