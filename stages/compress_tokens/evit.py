@@ -13,7 +13,7 @@ from stages.compress_tokens.settings import EViTSettings
 from stages.contract import StageContext, StageResult
 from stages.models.bundle import ModelBundle
 from stages.models.token_reduction import apply_schedule
-from stages.ops.token_budget import TokenSchedule, ViTShape, fit_budget, keep_rate_counts
+from stages.ops.token_budget import TokenSchedule, ViTShape, rate_or_budget
 
 
 def run(context: StageContext) -> StageResult:
@@ -37,11 +37,5 @@ def choose_schedule(settings: EViTSettings, *, shape: ViTShape) -> TokenSchedule
     blocks = settings.blocks or tuple(sorted({depth // 4, depth // 2, 3 * depth // 4}))
     if not 0 <= min(blocks) <= max(blocks) < depth:
         raise ValueError(f"compress_tokens.evit: blocks are {list(blocks)}; the model has blocks 0 to {depth - 1}")
-    if settings.keep_rate is not None:
-        kept = keep_rate_counts(settings.keep_rate, depth=depth, num_tokens=tokens, blocks=blocks)
-    else:
-        assert settings.gmacs_ratio is not None
-        rates = [index / 1000 for index in range(1, 1000)]
-        schedules = [(rate, keep_rate_counts(rate, depth=depth, num_tokens=tokens, blocks=blocks)) for rate in rates]
-        kept = fit_budget(settings.gmacs_ratio, shape=shape, schedules=schedules, who="compress_tokens.evit")[1]
+    kept = rate_or_budget(settings.keep_rate, settings.gmacs_ratio, shape=shape, blocks=blocks, who="compress_tokens.evit")
     return TokenSchedule(prune=kept, merge=(tokens,) * depth)

@@ -11,7 +11,7 @@ from stages.compress_tokens.settings import UniformSettings
 from stages.contract import StageContext, StageResult
 from stages.models.bundle import ModelBundle
 from stages.models.token_reduction import apply_schedule
-from stages.ops.token_budget import TokenSchedule, ViTShape, fit_budget, keep_rate_counts
+from stages.ops.token_budget import TokenSchedule, ViTShape, rate_or_budget
 
 
 def run(context: StageContext) -> StageResult:
@@ -33,13 +33,7 @@ def choose_schedule(settings: UniformSettings, *, shape: ViTShape) -> TokenSched
     """Counts of every block."""
     depth, tokens = shape.depth, shape.num_tokens
     blocks = tuple(range(1, depth - 1 if shape.mean_pooled else depth))
-    if settings.keep_rate is not None:
-        kept = keep_rate_counts(settings.keep_rate, depth=depth, num_tokens=tokens, blocks=blocks)
-    else:
-        assert settings.gmacs_ratio is not None
-        rates = [index / 1000 for index in range(1, 1000)]
-        schedules = [(rate, keep_rate_counts(rate, depth=depth, num_tokens=tokens, blocks=blocks)) for rate in rates]
-        kept = fit_budget(settings.gmacs_ratio, shape=shape, schedules=schedules, who="compress_tokens.uniform")[1]
+    kept = rate_or_budget(settings.keep_rate, settings.gmacs_ratio, shape=shape, blocks=blocks, who="compress_tokens.uniform")
     if settings.operations == "prune":
         return TokenSchedule(prune=kept, merge=(tokens,) * depth)
     if settings.operations == "merge":

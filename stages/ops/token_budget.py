@@ -154,3 +154,20 @@ def fit_budget(
     if not fitting:
         raise ValueError(f"{who}: gmacs_ratio {ratio:g} cannot be reached; the least is {min(costs)[0]:.4f}")
     return schedules[max(fitting, key=lambda pair: (pair[0], -pair[1]))[1]]
+
+
+def rate_or_budget(
+    keep_rate: float | None, gmacs_ratio: float | None, *, shape: ViTShape, blocks: Sequence[int], who: str
+) -> tuple[int, ...]:
+    """As `keep_rate_counts`: by the rate that is given, else by the one in thousandths that uses up most of the budget.
+
+    Raises:
+        ValueError: the budget is out of reach.
+    """
+    depth, num_tokens = shape.depth, shape.num_tokens
+    if keep_rate is not None:
+        return keep_rate_counts(keep_rate, depth=depth, num_tokens=num_tokens, blocks=blocks)
+    assert gmacs_ratio is not None
+    rates = [index / 1000 for index in range(1, 1000)]
+    schedules = [(rate, keep_rate_counts(rate, depth=depth, num_tokens=num_tokens, blocks=blocks)) for rate in rates]
+    return fit_budget(gmacs_ratio, shape=shape, schedules=schedules, who=who)[1]

@@ -2,4 +2,6 @@
 
 import torch
 
+import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
+
 torch.set_num_threads(1)
