@@ -242,8 +242,12 @@ class ParquetData(_ShardedData):
         return self._identity(f"parquet:1:{read_manifest(self.path).content_digest()}")
 
     def stand_in(self) -> dict[str, Any] | None:
-        """None for latents, of which no made-up ones are like these."""
-        return super().stand_in() if read_manifest(self.path).latents is None else None
+        """None for latents, of which no made-up ones are like these; a workflow is tried out also where the data are not."""
+        try:
+            is_latent = read_manifest(self.path).latents is not None
+        except ValueError:
+            is_latent = False
+        return None if is_latent else super().stand_in()
 
 
 class WebDatasetData(_ShardedData):

@@ -163,6 +163,7 @@ def test_a_folder_of_latents_is_read_like_one_of_images(latents, tmp_path):
     assert torch.equal(first.images, second.images)
     assert one.train.num_samples + one.test.num_samples == 1347
     assert source.stand_in() is None
+    assert ParquetData(path=str(tmp_path / "nothing"), image_size=8).stand_in()["height"] == 8
     with pytest.raises(ValueError, match="augment, image_size: without effect on latents"):
         load_dataset(ParquetData(path=str(tmp_path), image_size=8, augment={"flip": 0.5}))
     with pytest.raises(ValueError, match=r"latents, which data\.encode has packed already"):
