@@ -95,10 +95,10 @@ def plan(
     from orchestrator.cli.spending import choose_means
     from orchestrator.report.plan_table import plan_document, plan_lines
 
+    _refuse_two_views({"--simulate": cluster, "--why": why, "--diff": run, "--graph": draws}, budget=budget)
     selection = chosen(rerun=rerun, strict=strict, start=start, until=until)
     made = api.plan(file, workspace=shell.workspace, overrides=overrides, selection=selection, smoke=smoke)
     artifacts = shell.workspace.artifacts
-    means = choose_means(shell, made, budget=budget)
     if cluster is not None:
         show_simulation(shell, made, cluster)
     elif why is not None:
@@ -116,16 +116,34 @@ def plan(
         from orchestrator.report.graph import states_of_plan, workflow_graph
 
         show_tree(shell, workflow_graph(made.checked, states_of_plan(made)))
-    elif shell.as_json:
-        shell.document(plan_document(made, artifacts, means=means))
     else:
-        shell.data(plan_lines(made, artifacts, place=shell.place(), style=shell.style, width=shell.width, means=means))
+        means = choose_means(shell, made, budget=budget)
+        if shell.as_json:
+            shell.document(plan_document(made, artifacts, means=means))
+        else:
+            shell.data(plan_lines(made, artifacts, place=shell.place(), style=shell.style, width=shell.width, means=means))
     if out is not None:
         from orchestrator.cli.plan_file import write_plan
 
         write_plan(out, made, shell.workspace)
         shell.say(f"saved; next: orchestrator submit {shlex.quote(out)}")
     return EXIT_WORK if tells_work and made.has_work else 0
+
+
+def _refuse_two_views(views: Mapping[str, object], *, budget: str | None) -> None:
+    """UsageError where flags ask for several views of a plan at once, of which only one would be shown."""
+    from orchestrator.errors import UsageError
+
+    asked = [flag for flag, value in views.items() if value]
+    if len(asked) > 1:
+        raise UsageError(
+            f"{' and '.join(asked)} are views of a plan, and one is shown at a time", next_step="leave all but one out"
+        )
+    if asked and budget is not None:
+        raise UsageError(
+            f"--budget is held against the price of a plan, which {asked[0]} does not show",
+            next_step="leave one of the two out",
+        )
 
 
 def show_simulation(shell: Shell, made: Plan, file: str) -> None:

@@ -86,3 +86,21 @@ def test_a_saved_plan_is_no_workflow_to_be_validated(cli: Cli) -> None:
     answer = cli("validate", "plan.json")
     assert answer.code == 2
     assert answer.err.splitlines()[-1] == "   next: orchestrator submit plan.json"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--graph", "--why", "last"), "--why and --graph are views of a plan"),
+        (("--graph", "--budget", "2cpuh"), "which --graph does not show"),
+    ],
+)
+def test_a_view_of_a_plan_that_would_be_left_out_is_refused(cli: Cli, flags: tuple[str, ...], said: str) -> None:
+    answer = cli("plan", "chain.yaml", *flags)
+    assert (answer.code, said in answer.err, answer.out) == (2, True, "")
+
+
+def test_a_budget_in_money_needs_prices_only_where_it_is_shown(cli: Cli) -> None:
+    Path("priced.yaml").write_text(Path("chain.yaml").read_text() + "budget: {usd: 5}\n")
+    assert cli("plan", "priced.yaml").code == 2
+    assert cli("plan", "priced.yaml", "--graph").code == 0
