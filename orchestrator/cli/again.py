@@ -122,7 +122,7 @@ def _names(status: RunStatus, order: Sequence[str], state: str) -> list[str]:
 def _overrides(checked: api.CheckedWorkflow, failed: Sequence[str], text: str) -> list[str]:
     """`memory=8GiB` as overrides of every failed node, and of every node of a failed sweep."""
     name, equals, value = text.partition("=")
-    fields = [field for field in Resources.model_fields if field != "custom"]
+    fields = [field for field in Resources.model_fields if field not in ("custom", "workers")]  # workers are part of the key
     if not equals or (name not in fields and not name.startswith("custom.")):
         raise UsageError(
             f'--with-resources "{text}" is no resource; expected NAME=VALUE with a name of {", ".join(fields)}, custom.NAME',

@@ -114,7 +114,7 @@ def test_retry_with_more_resources_makes_the_same_keys(cli: Cli, failed: str) ->
     assert request["overrides"] == ["broken.resources.memory=64MiB"]
 
 
-@pytest.mark.parametrize("resources", ["memory", "memoory=1GiB", "memory=big"])
+@pytest.mark.parametrize("resources", ["memory", "memoory=1GiB", "memory=big", "workers=2"])
 def test_retry_says_which_resources_there_are(cli: Cli, failed: str, resources: str) -> None:
     answer = cli("retry", failed, "--with-resources", resources)
     assert answer.code == 2
