@@ -197,7 +197,7 @@ def _given(part: BaseModel, *, without: set[str] | None = None) -> dict[str, Any
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="compress.joint",
-        version=2,
+        version=3,
         summary="Learns N:M masks, fake quantization with freezing and token rates, any of the three, in one training run",
         settings=JointSettings,
         implementation="stages.compress.joint:run",

@@ -26,7 +26,6 @@ from stages.ops.frozen_rows import WORTHWHILE, can_skip_rows, forward_with_live_
 from stages.ops.quantizers import (
     Bounds,
     Form,
-    calibrated_bounds,
     initial_activation_bounds,
     least_squares_bounds,
     quantize_activation,
@@ -149,8 +148,7 @@ class QuantizedInput(nn.Module):
         def bounds(part: Tensor) -> Bounds:
             if how == "reference":
                 return initial_activation_bounds(part)
-            search = calibrated_bounds if how == "calibrated" else least_squares_bounds
-            return search(part, bits=self.bits, symmetric=False)
+            return least_squares_bounds(part, bits=self.bits, symmetric=False)
 
         if self.groups is None:
             lower, upper = bounds(value)

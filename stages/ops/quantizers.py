@@ -128,18 +128,6 @@ def initial_activation_bounds(inputs: Tensor) -> Bounds:
     return Bounds(lower, upper if bool(upper > lower) else lower + 1)
 
 
-def calibrated_bounds(values: Tensor, *, bits: int, symmetric: bool) -> Bounds:
-    """As `least_squares_bounds`, of values drawn at random, always the same ones, and of the smallest and the largest.
-
-    Evenly spread values of a convolution may all be those of one pixel, or of one place of the kernel.
-    """
-    flat = values.detach().flatten()
-    if len(flat) > SEARCHED_VALUES:
-        drawn = torch.randint(len(flat), (SEARCHED_VALUES - 2,), generator=torch.Generator().manual_seed(0))
-        flat = torch.cat([flat[drawn.to(flat.device)], flat.min()[None], flat.max()[None]])
-    return least_squares_bounds(flat, bits=bits, symmetric=symmetric)
-
-
 def least_squares_bounds(values: Tensor, *, bits: int, symmetric: bool) -> Bounds:
     """The bounds, of a grid of candidates, with the least sum of (x - grid(x))^2.
 
@@ -147,21 +135,25 @@ def least_squares_bounds(values: Tensor, *, bits: int, symmetric: bool) -> Bound
     of the variance between bounds of +-1.5 deviations, and 54 % between +-3.
 
     Args:
-        values: weights, or a batch of a layer's inputs; of many, evenly spread ones are looked at.
+        values: weights, or a batch of a layer's inputs; of many, the smallest, the largest and others drawn at random, always
+            the same ones, are looked at. Evenly spread ones of a convolution may all be those of one pixel, or of one place of
+            the kernel: the sizes of images are powers of two, and so would be the distance.
         bits: width of a level's number.
         symmetric: lower = -upper, as for weights; otherwise both ends are searched.
 
     Source: ours; the search is common in post-training quantization.
     """
-    flat = values.detach().flatten()
-    sample = flat[:: max(1, len(flat) // SEARCHED_VALUES)]
+    sample = values.detach().flatten()
+    if len(sample) > SEARCHED_VALUES:
+        drawn = torch.randint(len(sample), (SEARCHED_VALUES - 2,), generator=torch.Generator().manual_seed(0))
+        sample = torch.cat([sample[drawn.to(sample.device)], sample.min()[None], sample.max()[None]])
     largest, smallest = sample.max(), sample.min()
     if symmetric:
         largest = sample.abs().max()
         smallest = -largest
     if not bool(largest > smallest):
-        return initial_weight_bounds(flat) if symmetric else Bounds(smallest, smallest + 1)
-    shares = torch.linspace(0.1, 1.0, SEARCHED_SHARES, dtype=flat.dtype, device=flat.device)
+        return initial_weight_bounds(sample) if symmetric else Bounds(smallest, smallest + 1)
+    shares = torch.linspace(0.1, 1.0, SEARCHED_SHARES, dtype=sample.dtype, device=sample.device)
     # A lower end of a few hundredths of the upper one (GELU's) is only ever searched together with 0.
     ends = [(-share, share) for share in shares] if symmetric else [(low, high) for high in shares for low in (0, *shares)]
     best, chosen = math.inf, Bounds(smallest, largest)

@@ -25,11 +25,11 @@ from stages.models.fake_quant import (
     quantized_layers,
     weight_quantizer,
 )
-from stages.ops.quantizers import calibrated_bounds, initial_weight_bounds, least_squares_bounds
+from stages.ops.quantizers import initial_weight_bounds, least_squares_bounds
 from stages.quantize.settings import PTQSettings, QATSettings
 
 FormChoice = Literal["auto", "normalized", "dequantized"]
-BoundsInit = Literal["reference", "least_squares", "calibrated"]
+BoundsInit = Literal["reference", "least_squares"]
 EndLayers = Literal["same", "8bit", "float"]
 
 UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d, nn.MultiheadAttention, nn.Bilinear, nn.RNNBase)
@@ -161,8 +161,7 @@ def attach_quantizers(
         images: the batch, or all that the model takes.
         layers: from `choose_layers`.
         freezes: whether weights may freeze later.
-        bounds_init: "reference": as above; "least_squares": those that change weights and inputs least;
-            "calibrated": the same, found among values drawn at random.
+        bounds_init: "reference": as above; "least_squares": those that change weights and inputs least.
         timestep_groups: bounds of each layer's input over a denoiser's schedule.
         trains: run the batch in training mode; without training to follow, in evaluation mode.
 
@@ -184,9 +183,10 @@ def initialise_bounds(
         quantizer, inputs = quantizers_of(layer)
         weight = float_weight(layer).detach()
         kept = weight if quantizer.mask is None else weight[quantizer.mask]
-        search = calibrated_bounds if bounds_init == "calibrated" else least_squares_bounds
-        reference = bounds_init == "reference"
-        lower, upper = initial_weight_bounds(kept) if reference else search(kept, bits=quantizer.bits, symmetric=True)
+        if bounds_init == "reference":
+            lower, upper = initial_weight_bounds(kept)
+        else:
+            lower, upper = least_squares_bounds(kept, bits=quantizer.bits, symmetric=True)
         with torch.no_grad():
             quantizer.lower.copy_(lower)
             quantizer.upper.copy_(upper)

@@ -45,7 +45,7 @@ def run(context: StageContext) -> StageResult:
         example,
         layers=layers,
         freezes=False,
-        bounds_init="calibrated",
+        bounds_init="least_squares",
         timestep_groups=settings.timestep_groups,
         trains=False,
     )

@@ -133,7 +133,7 @@ frozen parameters over training; `backward_cost_skipped` counts the multiply-acc
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="quantize.lts",
-        version=1,
+        version=2,
         summary="Quantization-aware training that freezes weights which stay at their level, and skips their gradients",
         settings=LTSSettings,
         implementation="stages.quantize.lts:run",
@@ -149,7 +149,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="quantize.qat",
-        version=1,
+        version=2,
         summary="Quantization-aware training with learned bounds and without freezing: the control for LTS",
         settings=QATSettings,
         implementation="stages.quantize.qat:run",

@@ -233,7 +233,7 @@ def test_defaults_of_the_parts_are_those_of_this_version():
         part: {name: field.get_default(call_default_factory=True) for name, field in part.model_fields.items()}
         for part in (LBCPart, LTSPart, DiffRatePart)
     }
-    assert STAGES[0].version == 2
+    assert STAGES[0].version == 3
     assert list(found[LBCPart].values()) == ["2:4", (), "refuse", 0.0, 0.5, 3.0, 1.0, 1e-4, False]
     assert list(found[LTSPart].values()) == (
         [2, 2, {}, (), "same", "auto", "reference", 1e-4, "linear_growth", 0.1, 0.99, None, "layers"]

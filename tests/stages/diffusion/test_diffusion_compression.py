@@ -8,7 +8,6 @@ import torch
 from stages.models.bundle import fold_bundle, load_bundle
 from stages.models.fake_quant import quantized_layers
 from stages.models.timestep_groups import Clock, TimestepGroups
-from stages.ops.quantizers import calibrated_bounds
 from stages.quantize import lts, ptq
 from stages.quantize.settings import LTSSettings, PTQSettings
 from stages.sparsify import lbc, magnitude
@@ -73,15 +72,6 @@ def test_timesteps_fall_into_groups_of_equal_length():
     assert TimestepGroups(clock, 4).index(torch.zeros(4, 2)).tolist() == [0, 0, 1, 3]
     with pytest.raises(ValueError, match="2 entries for 4 images"):
         TimestepGroups(clock, 4).index(torch.zeros(2, 2))
-
-
-def test_calibration_does_not_look_at_one_pixel_alone():
-    """Evenly spread values of a (16, 16, 16, 16) tensor are all those of the first row: here they say nothing of the range."""
-    values = torch.zeros(64, 16, 16, 16)
-    values[:, :, 8:] = torch.linspace(-1, 3, 8 * 16).reshape(8, 16)
-    lower, upper = calibrated_bounds(values, bits=8, symmetric=False)
-    assert float(lower) == pytest.approx(-1, abs=0.1)
-    assert float(upper) == pytest.approx(3, abs=0.2)
 
 
 def test_groups_of_timesteps_are_for_denoisers(tmp_path):

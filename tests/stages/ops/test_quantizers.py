@@ -118,6 +118,19 @@ def test_least_squares_bounds_of_a_normal_distribution_are_the_known_ones():
     assert 1.3 < upper < 2.5
 
 
+def test_least_squares_bounds_do_not_look_at_one_pixel_alone():
+    """Of this batch each 64th value, which is always in the first column of an image, says nothing of the range."""
+    values = torch.zeros(8, 32, 32, 32)
+    values[..., 1:] = torch.linspace(-1, 3, 31)
+    lower, upper = least_squares_bounds(values, bits=8, symmetric=False)
+    assert float(lower) == pytest.approx(-1, abs=0.1)
+    assert float(upper) == pytest.approx(3, abs=0.2)
+    assert least_squares_bounds(values, bits=8, symmetric=False) == (lower, upper)
+    weights = torch.zeros(64, 64, 8, 8)
+    weights[..., 3, 3] = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    assert float(least_squares_bounds(weights, bits=8, symmetric=True).upper) > 2
+
+
 class TestThreshold:
     def test_modes(self):
         common = {"fixed_rate": 0.1, "warmup_steps": 20, "total_steps": 100}
