@@ -44,10 +44,10 @@ def check_images(bundle: ModelBundle, context: StageContext, *, data: DataSource
     return Batch(torch.cat([images, held_out.images]), torch.cat([labels, held_out.labels]))
 
 
-def logits_of(model: Callable[[Tensor], Tensor], images: Tensor, *, batch_size: int = 64) -> Tensor:
-    """Logits (B, classes), computed in parts without gradients."""
+def logits_of(model: Callable[..., Tensor], *inputs: Tensor, batch_size: int = 64) -> Tensor:
+    """Logits (B, classes), or what else the model gives for each image, computed in parts without gradients."""
     with torch.inference_mode():
-        return torch.cat([model(part) for part in torch.split(images, batch_size)])
+        return torch.cat([model(*part) for part in zip(*(torch.split(each, batch_size) for each in inputs), strict=True)])
 
 
 def logit_differences(found: Tensor, expected: Tensor) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.contract import StageContext, StageResult
 from stages.data.base import Batch
-from stages.export.checks import ONNX_FILE, check_images, describe_onnx, write_description
+from stages.export.checks import ONNX_FILE, check_images, describe_onnx, logits_of, write_description
 from stages.export.diffusion import describe_sampling
 from stages.export.settings import ONNXSettings
 from stages.models.bundle import ModelBundle, fold_bundle, load_bundle
@@ -90,10 +90,9 @@ def compare_logits(
     """
     session = open_session(path, num_threads=context.num_threads)
     inputs = task_of(bundle).inputs(bundle.model, batch, seed=context.seed)
-    parts = list(zip(*(torch.split(value, 64 if settings.dynamic_batch else 1) for value in inputs), strict=True))
-    with torch.inference_mode():
-        expected = torch.cat([bundle.model(*part) for part in parts])
-    found = torch.cat([run_session(session, *part) for part in parts])
+    size = 64 if settings.dynamic_batch else 1
+    expected = logits_of(bundle.model, *inputs, batch_size=size)
+    found = logits_of(lambda *part: run_session(session, *part), *inputs, batch_size=size)
     by_image = (found - expected).abs().flatten(1).amax(dim=1)
     relative = by_image / max(float(expected.abs().max()), 1e-12)
     share = float((~(relative <= settings.tolerance)).double().mean())  # a NaN is beyond any tolerance

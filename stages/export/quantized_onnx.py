@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from torch import Tensor
 
-from stages.ops.onnx_file import INPUT_NAME, remove_notes
+from stages.ops.onnx_file import remove_notes
 
 Treatment = Literal["static", "dynamic", "int4", "float"]
 Mode = Literal["auto", "static", "dynamic"]
@@ -94,17 +94,17 @@ def plan_quantization(path: Path, *, mode: Mode, weight_bits: int) -> Plan:
     )
 
 
-def write_quantized(source: Path, target: Path, *, plan: Plan, calibration: Iterable[Tensor], scratch: Path) -> None:
-    """Write the quantized file; the same float file, plan and images give the same bytes.
+def write_quantized(source: Path, target: Path, *, plan: Plan, calibration: Iterable[Sequence[Tensor]], scratch: Path) -> None:
+    """Write the quantized file; the same float file, plan and batches give the same bytes.
 
     Weights: int8, symmetric, one scale per output channel (so a zero stays exactly zero). Activations: uint8, one scale per
-    tensor, from the smallest and largest value in the calibration images (static) or in each batch (dynamic).
+    tensor, from the smallest and largest value in the calibration batches (static) or in each batch (dynamic).
 
     Args:
         source: float ONNX file.
         target: the file to write.
         plan: from `plan_quantization`.
-        calibration: batches of images; read only where something is static.
+        calibration: batches of all that the file takes, in its order; read only where something is static.
         scratch: an empty folder for files in between.
     """
     graph = onnx.load(str(source), load_external_data=False).graph
@@ -130,7 +130,7 @@ def write_quantized(source: Path, target: Path, *, plan: Plan, calibration: Iter
             quantize_static(
                 str(before),
                 str(current),
-                _Images(calibration),
+                _Batches(calibration, names=[value.name for value in graph.input]),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=static,
                 nodes_to_exclude=without_weights,
@@ -154,18 +154,19 @@ def count_operators(path: Path, *, scratch: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
-def stored_integers(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Integer weights in a quantized file, by the name that the weight has in the float file, in its layout there.
+def stored_integers(path: Path, *, source: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Integer weights in a quantized file, by the name that the weight has in the float file `source`, in its layout there.
 
     4-bit weights are unpacked and turned back to rows of inputs, as MatMul takes them.
     """
     graph = onnx.load(str(path), load_external_data=False).graph
+    turned = _turned_weights(onnx.load(str(source), load_external_data=False).graph, graph)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     found: dict[str, np.ndarray[Any, Any]] = {}
     for name, tensor in tensors.items():
         original = name.removesuffix("_quantized")
         if original != name and tensor.data_type == onnx.TensorProto.INT8:
-            found[original] = numpy_helper.to_array(tensor)
+            found[original] = numpy_helper.to_array(tensor).T if original in turned else numpy_helper.to_array(tensor)
     for node in graph.node:
         if node.op_type == "MatMulNBits":
             attributes = {attribute.name: attribute.i for attribute in node.attribute}
@@ -176,15 +177,17 @@ def stored_integers(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return found
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Batches of images as onnxruntime's calibration asks for them."""
+class _Batches(CalibrationDataReader):  # type: ignore[misc]
+    """Batches of the file's inputs as onnxruntime's calibration asks for them."""
 
-    def __init__(self, batches: Iterable[Tensor]) -> None:
-        self.batches = iter(batches)
+    def __init__(self, batches: Iterable[Sequence[Tensor]], *, names: Sequence[str]) -> None:
+        self.batches, self.names = iter(batches), names
 
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self.batches, None)
-        return None if batch is None else {INPUT_NAME: batch.numpy()}
+        if batch is None:
+            return None
+        return {name: value.numpy() for name, value in zip(self.names, batch, strict=True)}
 
 
 def _write_int4(source: Path, target: Path) -> Path:
@@ -216,6 +219,18 @@ def _products_without_weights(graph: Any) -> list[str]:
     """Products of two activations (attention): rounding both costs accuracy and, at these sizes, time."""
     constant = {tensor.name for tensor in graph.initializer}
     return [node.name for node in graph.node if node.op_type in PRODUCTS and not constant & set(node.input[:2])]
+
+
+def _turned_weights(source: Any, quantized: Any) -> set[str]:
+    """Weights that a Gemm of the float graph turns as it runs, and that the quantizer has turned once for all."""
+    left = {node.name for node in quantized.node if node.op_type == "Gemm"}
+    return {
+        node.input[1]
+        for node in source.node
+        if node.op_type == "Gemm"
+        and node.name not in left
+        and any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    }
 
 
 @contextmanager

@@ -70,6 +70,13 @@ class INT8Settings(StageSettings):
     min_agreement: float = Field(
         0.9, ge=0, le=1, description="share of them that file and model must classify alike, or the stage fails"
     )
+    max_relative_error: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="of a model that gives images or noise: root mean square of the difference to the model, over that of what "
+        "the model gives, before the stage fails",
+    )
     opset: int = Field(18, ge=18, le=23, description="ONNX operator set of the float file that is quantized")
     dynamic_batch: bool = Field(True, description="let the file take any batch size; false fixes it to 1")
 
@@ -154,7 +161,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="export.onnx_int8",
-        version=2,
+        version=3,
         summary="Writes an ONNX file whose layers onnxruntime runs on integers, and checks that it does",
         settings=INT8Settings,
         implementation="stages.export.int8:run",

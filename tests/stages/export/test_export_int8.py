@@ -87,7 +87,7 @@ def test_the_file_is_small_and_runs_on_integers(exported, tmp_path):
 
 def test_zeros_of_masked_layers_are_zeros_in_the_file(exported):
     name, result, folder = exported
-    integers = stored_integers(folder / "model.onnx")
+    integers = stored_integers(folder / "model.onnx", source=folder.parent / "scratch" / "float.onnx")
     layers = 2 if name == "cnn_micro" else 16
     assert result.metrics["num_masked_layers_in_integers"] == layers
     if name == "cnn_micro":
