@@ -27,7 +27,7 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "name": ("string", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
 }
 """Of a shard: name, and what its values are."""
-_READ_ERRORS = (OSError, pa.ArrowException)
+_READ_ERRORS = (OSError, pa.ArrowException, UnicodeDecodeError)
 
 
 def load_parquet(source: ParquetData) -> Dataset:
@@ -36,7 +36,13 @@ def load_parquet(source: ParquetData) -> Dataset:
     Raises:
         ValueError: there is no manifest.
     """
-    return _dataset(source, read_manifest(source.path), folder_opener(source.path), window=source.shuffle_window)
+    return _dataset(
+        source,
+        read_manifest(source.path),
+        folder_opener(source.path),
+        window=source.shuffle_window,
+        where=source.path,
+    )
 
 
 def load_packed(source: PackedData, artifact: Artifact | None = None) -> Dataset:
@@ -48,7 +54,13 @@ def load_packed(source: PackedData, artifact: Artifact | None = None) -> Dataset
     if artifact is None:
         raise ValueError("data: packed reads what a data.pack node made; connect it: inputs: {data: NODE}")
     manifest = parse_manifest(artifact.file(MANIFEST_FILE).read_bytes(), place=f"{artifact.key[:8]}/{MANIFEST_FILE}")
-    dataset = _dataset(source, manifest, lambda name: artifact.file(name).open("rb"), window=source.shuffle_window)
+    dataset = _dataset(
+        source,
+        manifest,
+        lambda name: artifact.file(name).open("rb"),
+        window=source.shuffle_window,
+        where=f"artifact {artifact.key[:8]}",
+    )
     return replace(dataset, identity=f"{source.identity()}:{manifest.content_digest()}")
 
 
@@ -72,11 +84,12 @@ class _Columns:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShardImages(GroupedImages):
-    """Images of one split in the row groups of Parquet shards."""
+    """Images of one split in the row groups of Parquet shards; `where` these are, for messages."""
 
     groups: Sequence[GroupPlace]
     open_file: OpenFile
     num_classes: int
+    where: str = ""
     footers: dict[str, Any] = field(init=False, default_factory=dict)
 
     def group_sizes(self) -> list[int]:
@@ -85,13 +98,21 @@ class ShardImages(GroupedImages):
 
     def all_labels(self) -> Tensor:
         """See `GroupedImages`: reads the shards' column of labels alone."""
-        columns = [self._column(file, "label") for file in dict.fromkeys(place.file for place in self.groups)]
+        columns = []
+        for file in dict.fromkeys(place.file for place in self.groups):
+            columns.append(self._column(file, "label"))
+            expected = sum(place.group.rows for place in self.groups if place.file == file)
+            if len(columns[-1]) != expected:
+                raise ValueError(
+                    f"{self._named(file)} has {len(columns[-1])} labels; {MANIFEST_FILE} says {expected}: it was changed or "
+                    "damaged; copy the shards anew"
+                )
         return torch.cat([torch.tensor(column, dtype=torch.int64) for column in columns])
 
     def read_group(self, number: int) -> _Columns:
         """See `GroupedImages`: checked by the digest in the manifest."""
         file, group, expected = self.groups[number]
-        place = f"{file}, row group {group}"
+        place = f"{self._named(file)}, row group {group}"
         try:
             with self.open_file(file) as opened:
                 shard = parquet.ParquetFile(opened, metadata=self._footer(file), pre_buffer=True)
@@ -99,16 +120,11 @@ class ShardImages(GroupedImages):
         except _READ_ERRORS as error:
             raise ValueError(f"{place} cannot be read: {' '.join(str(error).split())}") from error
         columns = [table.column(name) for name in COLUMNS]
-        images, labels, names = columns
-        rows = (
-            (image.as_buffer(), label.as_py(), name.as_py()) for image, label, name in zip(images, labels, names, strict=True)
-        )
-        has_gaps = any(column.null_count for column in columns)
-        if has_gaps or len(images) != expected.rows or group_digest(rows) != expected.digest:
+        if not _are_intact(columns, expected):
             raise ValueError(
                 f"{place} is not what {MANIFEST_FILE} says it holds: it was changed or damaged; copy the shards anew"
             )
-        wrong = next((label for label in labels.to_pylist() if not 0 <= label < self.num_classes), None)
+        wrong = next((label for label in columns[1].to_pylist() if not 0 <= label < self.num_classes), None)
         if wrong is not None:
             raise ValueError(
                 f"{place} has the label {wrong}; {MANIFEST_FILE} names {self.num_classes} classes, so labels are 0 to "
@@ -121,20 +137,37 @@ class ShardImages(GroupedImages):
         if file not in self.footers:
             with self.open_file(file) as opened:
                 footer = parquet.read_metadata(opened)
-            refuse_other_columns(file, footer.schema.to_arrow_schema())
+            refuse_other_columns(self._named(file), footer.schema.to_arrow_schema())
             self.footers[file] = footer
         return self.footers[file]
+
+    def _named(self, file: str) -> str:
+        return f"{self.where}/{file}" if self.where else file
 
     def _column(self, file: str, name: str) -> list[int]:
         try:
             with self.open_file(file) as opened:
                 column = parquet.ParquetFile(opened, metadata=self._footer(file)).read(columns=[name]).column(0)
         except _READ_ERRORS as error:
-            raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{self._named(file)} cannot be read: {' '.join(str(error).split())}") from error
         if column.null_count:
-            raise ValueError(f"{file} has {column.null_count} rows without a {name}; copy the shards anew")
+            raise ValueError(f"{self._named(file)} has {column.null_count} rows without a {name}; copy the shards anew")
         found: list[int] = column.to_pylist()
         return found
+
+
+def _are_intact(columns: Sequence[Any], expected: RowGroup) -> bool:
+    """Whether these are the rows of a row group, to the byte."""
+    images, labels, names = columns
+    if any(column.null_count for column in columns) or len(images) != expected.rows:
+        return False
+    try:
+        rows = (
+            (image.as_buffer(), label.as_py(), name.as_py()) for image, label, name in zip(images, labels, names, strict=True)
+        )
+        return group_digest(rows) == expected.digest
+    except UnicodeDecodeError:  # a damaged name
+        return False
 
 
 def refuse_other_columns(file: str, schema: Any) -> None:
@@ -149,13 +182,14 @@ def refuse_other_columns(file: str, schema: Any) -> None:
         )
 
 
-def _dataset(source: ImageData, manifest: Manifest, open_file: OpenFile, *, window: int) -> Dataset:
+def _dataset(source: ImageData, manifest: Manifest, open_file: OpenFile, *, window: int, where: str) -> Dataset:
     splits: Mapping[str, ShardImages] = {
         split: ShardImages(
             groups=[GroupPlace(shard.file, number, group) for shard in shards for number, group in enumerate(shard.groups)],
             open_file=open_file,
             window=window,
             num_classes=len(manifest.classes),
+            where=where,
         )
         for split, shards in manifest.splits.items()
     }
