@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stages.contract import StageContext
 from stages.data.base import Dataset, load_stage_data
 from stages.models.bundle import ModelBundle
+from stages.models.layer_kinds import UNSUPPORTED, is_composed
 from stages.models.nm_mask import masked_layers, nm_summary
 from stages.ops.pattern import NMPattern, parse_pattern
 from stages.sparsify.settings import NMSettings
@@ -79,19 +80,19 @@ def select_layers(
 
     Raises:
         ValueError: a pattern in `dense_layers` matches no layer, a layer's inputs are not a multiple of M, a layer computes
-            with its weight otherwise than a plain one, attention or a recurrent layer holds weights that are no layer, or
-            nothing is left to make sparse.
+            with its weight otherwise than a plain one, a layer of another kind holds weights, or nothing is left to make
+            sparse.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
-    fused = [name for name, layer in model.named_modules() if isinstance(layer, nn.MultiheadAttention | nn.RNNBase)]
+    others = [name for name, layer in model.named_modules() if isinstance(layer, UNSUPPORTED)]
     for text in dense_layers:
-        if not any(fnmatchcase(name, text) for name in (*layers, *fused)):
+        if not any(fnmatchcase(name, text) for name in (*layers, *others)):
             raise ValueError(f"dense_layers: {text!r} matches no layer; layers: {', '.join(layers)}")
-    for name in fused:
+    for name in others:
         if not any(fnmatchcase(name, text) for text in dense_layers):
             raise ValueError(
-                f"{name} is a {type(model.get_submodule(name)).__name__}, whose weights are no layers of their own and would "
-                "stay dense; name it in dense_layers to leave it so"
+                f"{name} is a {type(model.get_submodule(name)).__name__}; its weights cannot be masked and would stay dense. "
+                "Masks are for Linear and Conv2d; name it in dense_layers to leave it so"
             )
     always_dense = {*list(layers)[:1], *_classifier(model, layers)}
     chosen = [name for name in layers if name not in always_dense and not any(fnmatchcase(name, text) for text in dense_layers)]
@@ -111,6 +112,11 @@ def select_layers(
             raise ValueError(
                 f"{name} is a {type(layers[name]).__name__}, which changes its weight before use, so zeros would not "
                 "stay zeros; name it in dense_layers"
+            )
+        if is_composed(layers[name]):
+            raise ValueError(
+                f"{name} has a weight made of several tensors (weight norm), and zeros in it would not stay zeros; name it in "
+                "dense_layers"
             )
     if not chosen:
         raise ValueError(f"no layer is left to make {pattern} sparse; layers: {', '.join(layers) or 'none'}")
