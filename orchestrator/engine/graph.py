@@ -173,10 +173,10 @@ class Graph:
         for child, parent in self._close_below(unit, State.SKIPPED):
             self._emit("node_skipped", child, why=f"needs {parent.label}, which is skipped")
 
-    def cancel(self, unit: Unit) -> None:
+    def cancel(self, unit: Unit, **details: Any) -> None:
         """Nobody wants it, or the run was stopped; whoever asks for it again finds what it had saved."""
         self._end(unit, State.CANCELLED)
-        self._emit("node_cancelled", unit)
+        self._emit("node_cancelled", unit, **details)
         for label in unit.open_parents:
             self.units[label].children.pop(unit.label, None)
         self._leave(unit)

@@ -272,11 +272,12 @@ class Scheduler(RunView):
                 self._done(unit, outcome.metrics, seconds=outcome.seconds, ending=outcome.ending, size_bytes=outcome.size_bytes,
                            content_digest=outcome.content_digest, **outcome.origin(), **outcome.gpu_memory())  # fmt: skip
             case _ if was_unwanted and not self.graph.is_wanted(unit):
-                self.graph.cancel(unit)
+                self.graph.cancel(unit, **self._stopped(unit))
             case Ending.CANCELLED | Ending.LOST | Ending.LOST_NODE | Ending.PREEMPTED if (
                 was_unwanted and self.cancelled_at is None
             ):
                 unit.num_stopped += 1  # asked for again while it stopped: it goes on from what it saved
+                self._event("attempt_stopped", unit, **self._stopped(unit))
                 self._queue(unit)
             case Ending.BUSY:
                 unit.attempt -= 1
@@ -284,7 +285,7 @@ class Scheduler(RunView):
                     self._event("node_waiting", unit, holder=outcome.holder)
                 self._waiting.await_other(unit)
             case Ending.CANCELLED if self.cancelled_at is not None:
-                self.graph.cancel(unit)
+                self.graph.cancel(unit, **self._stopped(unit))
             case Ending.DAMAGED_INPUT if not unit.repaired_inputs and not self._lacks_existing(unit):
                 details = self._failure_details(unit, work, outcome, FailureClass.DAMAGED_INPUT)
                 self._event("attempt_failed", unit, **details, will_retry=True, delay_s=0.0)
@@ -303,7 +304,7 @@ class Scheduler(RunView):
 
     def _attempt_failed(self, unit: Unit, work: Work, outcome: Outcome) -> None:
         if self.cancelled_at is not None:
-            self.graph.cancel(unit)
+            self.graph.cancel(unit, **self._stopped(unit))
             return
         kind, decision = unit.decide_after(
             outcome, run=self.run, now_s=self.clock(), shapes=self.admission.machines, is_alone=self.executor.max_at_once == 1
@@ -314,6 +315,10 @@ class Scheduler(RunView):
             self._waiting.delay(unit, decision.delay_s)
         else:
             self.graph.fail(unit, **details)
+
+    def _stopped(self, unit: Unit) -> dict[str, Any]:
+        """What an event says of an attempt that was stopped: what it held until then was spent, too."""
+        return {"attempt": unit.attempt, "seconds": round(self.clock() - unit.started_at, 3)}
 
     def _failure_details(self, unit: Unit, work: Work, outcome: Outcome, kind: FailureClass) -> dict[str, Any]:
         return {**unit.failure_details(outcome, kind=kind, now_s=self.clock()), "log_tail": list(self.log_tail(work))}

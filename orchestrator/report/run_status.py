@@ -28,8 +28,12 @@ _NODE_STATES = {
     "node_skipped": "skipped",
     "node_blocked": "blocked",
     "node_cancelled": "cancelled",
+    "attempt_stopped": "planned",
     "attempt_failed": "retrying",
 }
+
+_ATTEMPT_ENDS = ("attempt_failed", "attempt_stopped", "node_cancelled")
+"""Events of attempts that came to nothing; `seconds` are those that they held what they had."""
 
 
 @dataclass
@@ -173,7 +177,7 @@ def _nodes_of_plan(rows: Iterable[Sequence[str]]) -> dict[str, NodeStatus]:
 
 def _spent(node: NodeStatus, event: Mapping[str, Any]) -> Hours:
     """What an attempt that has just ended held, times its seconds; nothing for what others made."""
-    is_end = event["type"] == "attempt_failed" or (event["type"] == "node_done" and event["ending"] == "done")
+    is_end = event["type"] in _ATTEMPT_ENDS or (event["type"] == "node_done" and event["ending"] == "done")
     hours = event.get("seconds", 0.0) / 3600 if is_end else 0.0
     return Hours(node.gpus * hours, node.cpus * hours)
 
@@ -194,6 +198,9 @@ def _apply_to_node(node: NodeStatus, event: Mapping[str, Any]) -> None:
         node.ending, node.ended = event["ending"], event.get("time", "")
         node.failure_class, node.note = event.get("class", ""), event.get("note", "")
         node.gpu_seconds += node.gpus * event.get("seconds", 0.0) if kind == "attempt_failed" else 0.0
+    elif kind in ("attempt_stopped", "node_cancelled"):
+        node.ended = event.get("time", "")
+        node.gpu_seconds += node.gpus * event.get("seconds", 0.0)
     elif kind == "node_waiting":
         node.note = f"run {event['holder']} is making it"
     elif kind == "node_skipped":

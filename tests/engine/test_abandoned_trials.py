@@ -11,6 +11,7 @@ from virtual import Attempt, VirtualMachine
 from orchestrator.engine.scheduler import RunOptions
 from orchestrator.engine.units import GroupState, State
 from orchestrator.engine.work import Ending
+from orchestrator.report.run_status import NodeStatus, RunStatus
 
 
 def test_an_abandoned_trial_is_stopped_and_what_waited_is_cancelled_at_once(plan, trial) -> None:
@@ -130,6 +131,25 @@ def test_being_stopped_costs_no_attempt(plan, trial) -> None:
     assert scheduler.group_state("t1") is GroupState.DONE
     started = [e["attempt"] for e in machine.events if e["type"] == "node_started" and e["node"] == "search/t1/train"]
     assert started == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_stopped_attempts_held_was_spent(plan, trial) -> None:
+    """Else a search that stops its trials early, or a run that is cancelled, is gone on from as if it had cost nothing."""
+    machine = VirtualMachine({"search/t1/train": [Attempt(9999.0, hangs=True), HOURS]})
+    nodes = trial("t1", train=", resources: {cpus: 2}")
+    actions = [(time_s, adding(nodes, "t1")) for time_s in (0.0, 45.0)]
+    actions += [(time_s, abandoning("t1")) for time_s in (40.0, 90.0)]
+    _, scheduler = run(plan(BASE), machine, *actions, options=RunOptions(grace_s=10.0))
+    assert {"attempt_stopped", "node_cancelled"} <= set(machine.kinds_of("search/t1/train"))
+    nodes_told = {
+        label: NodeStatus(label, unit.node.node, unit.node.spec.name, unit.node.key, "planned")
+        for label, unit in scheduler.units.items()
+    }
+    status = RunStatus(id="r", created="", workflow="w", file="", state="running", nodes=nodes_told, request={})
+    status.apply(event for event in machine.events if event["type"] != "nodes_added")
+    held_s = sum(each.amounts["CPU"] * (each.ended_s - each.began_s) for each in machine.executions)
+    assert held_s > 2 * 80
+    assert status.spent.cpu * 3600 == pytest.approx(held_s, abs=1)
 
 
 def test_a_group_that_has_ended_stays_as_it_ended(plan, trial) -> None:

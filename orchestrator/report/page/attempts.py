@@ -12,6 +12,7 @@ _ENDS = {
     "attempt_failed": "failed",
     "node_failed": "failed",
     "node_cancelled": "cancelled",
+    "attempt_stopped": "cancelled",
     "node_waiting": "waiting",
 }
 
