@@ -78,6 +78,8 @@ def index_tar(file: BinaryIO, *, label_field: str | None) -> TarIndex:
         match = _KEY.fullmatch(member.name)
         if match is None or not (f".{match[2].lower()}" in SUFFIXES or match[2].lower() == label_kind):
             continue
+        if any("\ud800" <= letter <= "\udfff" for letter in member.name):
+            raise ValueError(f"the name {member.name!r} is not UTF-8; write the shard with another name")
         if not member.isreg() or member.issparse():
             raise ValueError(f"{member.name} is a link or no plain file; write the shard with the files themselves")
         file.seek(member.offset_data)

@@ -23,7 +23,8 @@ from stages.data.tar_index import TarIndex, index_tar
 
 FORMAT = 1
 _READ_AHEAD = 4 * 2**20
-_READERS = 8
+_ASKERS = 32
+"""Shards of which it is asked at a time whether they are unchanged: in a bucket each is a request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ class TarShards:
             write_remembered(_index_file(place_digest), asdict(index))
             return f"{index.content_digest()}-{place_digest}"
 
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(_ASKERS) as pool:
             marks = dict(zip(names, pool.map(self._mark, names), strict=True))
         memo = f"webdataset {FORMAT}, labels {self.label_field or '.cls'}: {self.path}/{self.pattern}"
         return {name: found for name, (_, found) in remembered_digests(memo, marks, mark=self._mark, digest=digest).items()}

@@ -203,6 +203,9 @@ def test_shards_that_cannot_be_read_at_any_place_are_refused(tmp_path):
         tar.addfile(link)
     with pytest.raises(ValueError, match=r"train-00.tar: a.png is a link or no plain file"):
         data_of(tmp_path).identity()
+    write_tar(tmp_path / "train-00.tar", [("\udcff.png", png(1)), ("\udcff.cls", b"1")])
+    with pytest.raises(ValueError, match=r"train-00.tar: the name '.udcff.png' is not UTF-8"):
+        data_of(tmp_path).identity()
 
 
 SMALL = [item for number in range(4) for item in ((f"{number}.png", png(number)), (f"{number}.cls", b"%d" % number))]
