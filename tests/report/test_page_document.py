@@ -96,6 +96,18 @@ def test_the_seconds_of_the_report_are_those_of_the_ledger(run_text, workspace):
     assert again["saving"] == 1.0
 
 
+def test_gpu_seconds_are_those_of_all_workers(plan_text, workspace):
+    text = (
+        "version: 1\nname: w\nnodes:\n"
+        "  a: {stage: pretrain.classifier, params: {model: cnn_micro, data: digits}, resources: {workers: 4, gpus: 1}}\n"
+    )
+    run = api.enqueue(plan_text(text), workspace=workspace, address="http://head:8265")
+    done = {"type": "node_done", "node": "a", "ending": "done", "seconds": 10.0, "metrics": {}}
+    started = {"type": "node_started", "node": "a", "attempt": 1, "gpus": 4.0}
+    workspace.ledger.write(run, [{"type": "run_started"}, started, done, {"type": "run_finished", "state": "done"}])
+    assert document_of(workspace, run)["cost"]["gpu_spent_s"] == 40.0
+
+
 def test_what_two_nodes_share_is_paid_once_and_avoided_once(run_text, workspace):
     twins = "version: 1\nname: twins\nnodes:\n  one: {stage: probe.echo}\n  other: {stage: probe.echo}\n"
     cost = document_of(workspace, run_text(twins).run)["cost"]

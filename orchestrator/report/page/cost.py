@@ -73,10 +73,9 @@ def _gpu_seconds(sources: Sources, rows: Sequence[dict[str, Any]]) -> dict[str, 
     if sources.checked is None:
         return {}
     workflow = sources.checked.loaded.workflow
-    gpus = {name: node.resources.gpus for name, node in workflow.nodes.items()}
-    gpus |= {
-        f"{name}.{part}": node.resources.gpus for name, sweep in workflow.sweeps.items() for part, node in sweep.nodes.items()
-    }
+    asked = {name: node.resources for name, node in workflow.nodes.items()}
+    asked |= {f"{name}.{part}": node.resources for name, sweep in workflow.sweeps.items() for part, node in sweep.nodes.items()}
+    gpus = {name: resources.gpus * resources.workers for name, resources in asked.items()}
     if not any(gpus.values()):
         return {}
     names = {"spent_s": "gpu_spent_s", "hit_s": "gpu_avoided_by_hits_s", "shared_s": "gpu_avoided_by_sharing_s"}
