@@ -287,17 +287,42 @@ def build_network(architecture: Architecture, *, seed: int) -> nn.Module:
             from stages.models.restorers import build_restorer
 
             return build_restorer(architecture)
-        known = OWN if architecture.builder == "own" else _plugins()
-        if architecture.name not in known:
-            raise ValueError(
-                f"unknown {architecture.builder} model {architecture.name!r}; known: {', '.join(known) or 'none'}"
-                + (f". Install the package that adds it (entry points {ENTRY_POINT_GROUP})" if known is not OWN else "")
-            )
-        build = OWN[architecture.name] if architecture.builder == "own" else _plugins()[architecture.name].load()
-        model = build(spec, num_classes, architecture.arguments)
-        if not isinstance(model, nn.Module):
-            raise ValueError(f"{architecture.name}: its function gave a {type(model).__name__}; expected a torch.nn.Module")  # noqa: TRY004
-        return model
+        if architecture.builder == "own":
+            if architecture.name not in OWN:
+                raise ValueError(f"unknown own model {architecture.name!r}; known: {', '.join(OWN)}")
+            return OWN[architecture.name](spec, num_classes, architecture.arguments)
+        return _build_plugin(architecture)
+
+
+def _build_plugin(architecture: Architecture) -> nn.Module:
+    """Another package's network, tried on an image: what it gets wrong is told here, with its name, and not in training."""
+    name, spec, num_classes = architecture.name, architecture.input_spec, len(architecture.class_names)
+    if name not in _plugins():
+        raise ValueError(
+            f"unknown plugin model {name!r}; known: {', '.join(_plugins()) or 'none'}. Install the package that adds it (entry "
+            f"points {ENTRY_POINT_GROUP})"
+        )
+    images = torch.zeros(2, *spec.shape)
+    try:
+        model = _plugins()[name].load()(spec, num_classes, architecture.arguments)
+        if isinstance(model, nn.Module) and architecture.task == CLASSIFICATION:
+            with torch.no_grad():
+                found = model.eval()(images)
+            model.train()
+    except Exception as error:  # it is somebody else's code
+        raise ValueError(
+            f"{name} (of {_plugins()[name].value}) fails with {type(error).__name__}: {error}. It was asked for a network for "
+            f"images of {tuple(images.shape[1:])} and {num_classes} classes, with model_args {dict(architecture.arguments)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name}: its function gave a {type(model).__name__}; expected a torch.nn.Module")  # noqa: TRY004
+    if architecture.task == CLASSIFICATION and getattr(found, "shape", None) != (len(images), num_classes):
+        given = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ValueError(
+            f"{name}: for {len(images)} images its network gives {given}; expected a tensor of "
+            f"{(len(images), num_classes)}, a logit for each class"
+        )
+    return model
 
 
 def create_timm(architecture: Architecture, *, num_classes: int, name: str = "", **loading: Any) -> nn.Module:

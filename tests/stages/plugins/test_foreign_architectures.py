@@ -57,6 +57,14 @@ def reader(spec, num_classes, arguments):
 
 def broken(spec, num_classes, arguments):
     return "no network"
+
+
+def many(spec, num_classes, arguments):
+    return nn.Sequential(nn.Flatten(), nn.Linear(spec.channels * spec.height * spec.width, num_classes + 3))
+
+
+def asking(spec, num_classes, arguments):
+    return nn.Linear(arguments["width"], num_classes)
 '''
 PRETRAIN = {"stage": "pretrain.classifier", "params": {"model": "foreign_mixer", "data": "digits", "epochs": 3}}
 SPARSE = {"data": "digits", "epochs": 4, "n_m": "2:4", "removal_end": 0.5, "dense_layers": ["depthwise"]}
@@ -70,7 +78,7 @@ def plugin(tmp_path_factory):
     about = folder / "foreign_models-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign-models\nVersion: 1.0\n")
-    points = ("mixer", "reader", "broken")
+    points = ("mixer", "reader", "broken", "many", "asking", "absent")
     lines = [f"foreign_{name} = foreign_models:{name}" for name in points]
     (about / "entry_points.txt").write_text("[orchestrator.models]\n" + "\n".join(lines) + "\n")
     sys.path.insert(0, str(folder))
@@ -125,11 +133,20 @@ def test_what_no_stage_can_handle_is_refused_with_the_name_of_the_layer(run_text
     assert re.search(words, made.error or made.trace)
 
 
-def test_a_function_that_gives_no_network_is_named(run_text):
-    node = run_text(text(pretrain={**PRETRAIN, "params": {"model": "foreign_broken", "data": "digits"}})).status.nodes[
-        "pretrain"
-    ]
-    assert "foreign_broken: its function gave a str; expected a torch.nn.Module" in (node.error or node.trace)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("broken", "its function gave a str; expected a torch.nn.Module"),
+        ("many", "its network gives (2, 13); expected a tensor of (2, 10), a logit for each class"),
+        ("asking", "fails with KeyError: 'width'. It was asked for a network for images of (1, 8, 8) and 10 classes"),
+        ("absent", "fails with AttributeError: module 'foreign_models' has no attribute 'absent'"),
+    ],
+)
+def test_what_a_package_gets_wrong_is_told_with_its_name(run_text, name, words):
+    pretrain = {**PRETRAIN, "params": {"model": f"foreign_{name}", "data": "digits"}}
+    node = run_text(text(pretrain=pretrain)).status.nodes["pretrain"]
+    assert words in (node.error or node.trace)
+    assert f"foreign_{name}" in (node.error or node.trace)
 
 
 def test_a_model_whose_package_is_gone_says_what_to_install(run_text, workspace, monkeypatch):
