@@ -74,6 +74,9 @@ def sample_images(
         found = "draws without classes" if labels is None else 'has no "no class", which training with label_dropout gives'
         raise ValueError(f"guidance_scale is {guidance_scale}, but the model {found}; leave it at 1")
     kind = DDIMScheduler if sampler == "ddim" else DDPMScheduler
+    # Guidance pushes values out of the range that they are clipped to. The noise has to follow from the clipped ones then, or
+    # what is clipped and what is kept of the noise drift apart.
+    more = {"use_clipped_model_output": True} if sampler == "ddim" and guidance_scale != 1 else {}
     start = torch.randn(num_images, *shape, generator=torch.Generator().manual_seed(derive_seed(seed, "start")))
     drawn: list[Tensor] = []
 
@@ -95,7 +98,7 @@ def sample_images(
             times = torch.full((len(images),), int(timestep), dtype=torch.int64, device=device)
             with torch.no_grad():
                 predicted = predict_guided(images.to(device), times, *told).cpu()
-            images = steps.step(predicted, int(timestep), images, generator=generator).prev_sample
+            images = steps.step(predicted, int(timestep), images, generator=generator, **more).prev_sample
         drawn.append(images)
     return torch.cat(drawn)
 

@@ -166,6 +166,31 @@ def test_guidance_pushes_the_prediction_away_from_that_without_a_class(scale):
         sample_images(predict, **{**given, "labels": None}, guidance_scale=2.0)
 
 
+def test_guided_values_that_are_clipped_leave_noise_that_fits_them():
+    """Digits guided by 4 were unreadable otherwise. Clipped to 1, the way there is that of a model which draws 1."""
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+    ways = []
+
+    def drawn_by(images, **guidance):
+        ways.append([])
+
+        def predict(noisy, timesteps, labels):
+            ways[-1].append(noisy)
+            kept = scheduler.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
+            return (noisy - kept.sqrt() * images[labels].reshape(-1, 1, 1, 1)) / (1 - kept).sqrt()
+
+        given = {"scheduler": scheduler, "shape": (1, 4, 4), "num_images": 2, "num_steps": 10, "labels": torch.tensor([0, 0])}
+        return sample_images(predict, **given, **guidance)
+
+    guided = drawn_by(torch.tensor([0.8, 0.2]), no_class=1, guidance_scale=3.0)
+    plain = drawn_by(torch.tensor([1.0]))
+    assert torch.allclose(guided, plain, atol=1e-3)
+    for one, other in zip(ways[0][::2], ways[1], strict=True):
+        assert torch.allclose(one, other, atol=1e-2)
+
+
 def test_an_evaluation_counts_the_images_of_the_class_asked_for_and_shows_them_class_by_class(
     by_class, classifier, tmp_path, monkeypatch
 ):
