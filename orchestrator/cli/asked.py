@@ -22,7 +22,7 @@ class Asked:
 def tell_left_out(shell: Shell, asked: Asked, run: str) -> None:
     """Say which flags come too late for a run that was begun without them."""
     request, options = shell.workspace.ledger.request(run).content, asked.options
-    late = [f"--tag {name}={value}" for name, value in asked.tags.items() if request["tags"].get(name) != value]
+    late = [f"--tag {name}={value}" for name, value in asked.tags.items() if request.get("tags", {}).get(name) != value]
     if options.budget is not None and options.budget.limits != request.get("budget"):
         late.append(f"a budget of {options.budget}")
     if options.max_gpus is not None and options.max_gpus != request.get("max_gpus"):
