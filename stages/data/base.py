@@ -153,14 +153,14 @@ def load_stage_data(context: StageContext) -> Dataset:
     return load_dataset(context.settings.data, artifact=context.optional_input("data"))
 
 
-def first_images(split: Split, num_images: int, *, batch_size: int) -> Tensor:
-    """The first images of a split in its stored order, all of them if there are fewer, decoding no more than that."""
-    found: list[Tensor] = []
+def first_images(split: Split, num_images: int, *, batch_size: int) -> Batch:
+    """The first images of a pass without a seed, with their labels, all if there are fewer, decoding no more than that."""
+    found: list[Batch] = []
     for batch in split.batches(batch_size=min(batch_size, num_images)):
-        found.append(batch.images)
-        if sum(map(len, found)) >= num_images:
+        found.append(batch)
+        if sum(len(each.labels) for each in found) >= num_images:
             break
-    return torch.cat(found)[:num_images]
+    return Batch(*(torch.cat(parts)[:num_images] for parts in zip(*found, strict=True)))
 
 
 def _without_test_images(dataset: Dataset) -> Dataset:

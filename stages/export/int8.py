@@ -82,9 +82,8 @@ def run(context: StageContext) -> StageResult:
     num_integer = sum(count for name, count in operators.items() if name in INTEGER_OPERATORS)
     if not num_integer:
         raise RuntimeError(f"export.onnx_int8: no operator of the file multiplies integers; it has {dict(operators)}")
-    images = first_images(data.test, settings.verify_samples, batch_size=512)
+    check = first_images(data.test, settings.verify_samples, batch_size=512)
     session = open_session(path, num_threads=context.num_threads)
-    check = Batch(images, data.test.labels[: len(images)])
     inputs = task_of(bundle).inputs(bundle.model, check, seed=context.seed)
     expected = logits_of(plain, *inputs, batch_size=size)
     found = logits_of(lambda *part: run_session(session, *part), *inputs, batch_size=size)
