@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import signal
+import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,15 @@ RunText = Callable[..., api.RunResult]
 def workspace(tmp_path: Path) -> api.Workspace:
     """An empty store."""
     return api.open_workspace(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """On a memory disk where there is one: for tests that write many small files, when no slow disk is what is tested."""
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="orchestrator-test-", dir=memory if memory.is_dir() else None))
+    yield place
+    shutil.rmtree(place)
 
 
 @pytest.fixture

@@ -5,10 +5,8 @@ and what it cost. `--least-faults` (of `make chaos`) makes the run fail where fe
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -53,15 +51,6 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     yield found
     request.node.user_properties.append(("faults", json.dumps(found.row())))
     assert found.problems == [], f"seed {found.seed}"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """On a memory disk where there is one: only what is written counts here, not what it costs."""
-    memory = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(prefix="kill-", dir=memory if memory.is_dir() else None))
-    yield place
-    shutil.rmtree(place)
 
 
 @pytest.fixture

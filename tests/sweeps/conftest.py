@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,15 +14,6 @@ from orchestrator.workflow.load import load_text
 from sweeps.search_kit import Story, train
 
 sys.path.append(str(Path(__file__).parents[1] / "engine"))  # virtual.py
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """On a memory disk where there is one: searches write many small files, and a slow disk is not what is tested."""
-    memory = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(prefix="search-", dir=memory if memory.is_dir() else None))
-    yield place
-    shutil.rmtree(place)
 
 
 @pytest.fixture
