@@ -71,6 +71,16 @@ class LTSSettings(QATSettings):
     )
 
     @model_validator(mode="after")
+    def _fixed_rate_acts(self) -> Self:
+        # Set to its default it changes no key, and settings built out of others' name every field.
+        if self.threshold_mode != "fixing" and self.fixed_rate != type(self).model_fields["fixed_rate"].default:
+            raise ValueError(
+                f"fixed_rate is {self.fixed_rate}, but with threshold_mode {self.threshold_mode} the threshold grows; leave "
+                "fixed_rate out, or set threshold_mode: fixing"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _freezing_can_happen(self) -> Self:
         if self.freeze_warmup * self.epochs > self.epochs - 1 and self.freeze_warmup > 0 and self.epochs > 1:
             raise ValueError(

@@ -318,3 +318,8 @@ class TestRefusals:
     def test_a_warm_up_that_leaves_no_time_to_freeze_is_refused_before_training(self):
         with pytest.raises(ValueError, match="leaves less than one epoch"):
             LTSSettings(data="digits", epochs=10, freeze_warmup=0.95)
+
+    def test_a_fixed_rate_without_its_mode_is_refused(self):
+        with pytest.raises(ValueError, match="set threshold_mode: fixing"):
+            LTSSettings(data="digits", fixed_rate=0.2)
+        assert LTSSettings(data="digits", fixed_rate=0.2, threshold_mode="fixing").fixed_rate == 0.2
