@@ -11,6 +11,7 @@ _MORE = (
     "images_per_s",
     "training_images_per_s",
     "psnr_db",
+    "psnr_db_per_image",
     "ssim",
     "agreement",
     "sparsity",

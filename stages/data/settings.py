@@ -20,8 +20,8 @@ from stages.ops.diffusion_folder import find_autoencoder
 DIGITS_IDENTITY = "digits:sklearn-1:24ab400aa920a5d32f08056e16b811cd316aefe805c5605d444bce0448d71876:split75-0"
 """Digest of every pixel and label of both splits, in order; the loader refuses other bytes."""
 
-PHOTOGRAPHS_IDENTITY = "photographs:sklearn-1:61cc8f3e62fdb09e:5c62d850b1f912e0:480"
-"""Digests of the two files, and where the squares to test on begin."""
+PHOTOGRAPHS_IDENTITY = "photographs:sklearn-1:61cc8f3e62fdb09e:5c62d850b1f912e0:blocks128"
+"""Digests of the two files, and how the squares to test on are chosen."""
 
 
 class DigitsData(DataSource):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -14,12 +16,32 @@ from stages.evaluate.grid import write_grid
 from stages.evaluate.restoration_settings import RestorationSettings
 from stages.evaluate.subject import open_subject
 from stages.models.measures import measure_model
-from stages.ops.image_quality import psnr_db, ssim
+from stages.ops.image_quality import psnr_of, squared_error, ssim
 from stages.training.model_artifact import receive_model
 from stages.training.seeding import prepare_process
 from stages.training.tasks.restoration import degraded_by, to_unit
 
 GRID_FILE = "samples.png"
+
+
+@dataclass(kw_only=True)
+class _Quality:
+    """Error and similarity of each image so far."""
+
+    errors: list[float] = field(default_factory=list)
+    similarities: list[float] = field(default_factory=list)
+
+    def add(self, found: torch.Tensor, wanted: torch.Tensor) -> None:
+        self.errors += squared_error(found, wanted).tolist()
+        self.similarities += ssim(found, wanted).tolist()
+
+    def metrics(self) -> dict[str, float]:
+        errors = torch.tensor(self.errors, dtype=torch.float64)
+        return {
+            "psnr_db": float(psnr_of(errors.mean())),
+            "psnr_db_per_image": float(psnr_of(errors).mean()),
+            "ssim": fmean(self.similarities),
+        }
 
 
 def run(context: StageContext) -> StageResult:
@@ -35,8 +57,9 @@ def run(context: StageContext) -> StageResult:
     bundle = receive_model(context, data, takes="image_to_image")
     model, degraded = bundle.model, degraded_by(bundle.model)
     restore, size_bytes, size_of = open_subject(bundle, context, device=device, stage="evaluate.restoration")
-    totals, count, seconds = {"psnr_db": 0.0, "ssim": 0.0, "psnr_db_input": 0.0, "ssim_input": 0.0}, 0, 0.0
+    quality, seconds = {"": _Quality(), "_input": _Quality()}, 0.0
     shown: list[torch.Tensor] = []
+    distance = max(1, data.test.num_samples // settings.num_shown)  # neighbouring squares may all be of one sky
     with torch.no_grad():
         for batch in data.test.batches(batch_size=settings.batch_size):
             context.check_cancelled()
@@ -47,13 +70,16 @@ def run(context: StageContext) -> StageResult:
             seconds += _now_s(device) - begin_s
             wanted = to_unit(model, images)
             for suffix, found in (("", to_unit(model, after)), ("_input", to_unit(model, before))):
-                totals[f"psnr_db{suffix}"] += float(psnr_db(found, wanted).double().sum())
-                totals[f"ssim{suffix}"] += float(ssim(found, wanted).double().sum())
-            missing = settings.num_shown - len(shown)
-            shown += [torch.stack(rows).cpu() for rows in zip(before, after, images, strict=True)][: max(0, missing)]
-            count += len(images)
+                quality[suffix].add(found, wanted)
+            first = len(quality[""].errors) - len(images)
+            shown += [
+                torch.stack(rows).cpu()
+                for number, rows in enumerate(zip(before, after, images, strict=True), start=first)
+                if number % distance == 0 and number // distance < settings.num_shown
+            ]
+    count = len(quality[""].errors)
     metrics: dict[str, Any] = {
-        **{name: total / count for name, total in totals.items()},
+        **{f"{name}{suffix}": value for suffix, of in quality.items() for name, value in of.metrics().items()},
         "num_samples": count,
         **measure_model(bundle),
         "size_bytes": size_bytes,

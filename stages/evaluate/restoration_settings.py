@@ -16,7 +16,9 @@ class RestorationSettings(StageSettings):
 
     data: DataSettings
     batch_size: int = Field(64, ge=1, le=4096, description="images at a time")
-    num_shown: int = Field(8, ge=1, le=256, description="images in samples.png: as they came, restored, as they were")
+    num_shown: int = Field(
+        8, ge=1, le=256, description="images in samples.png, evenly spread: as they came, restored, as they were"
+    )
 
     def data_identity(self) -> str | None:
         return self.data.identity()
@@ -27,7 +29,7 @@ TINY_DIGITS: dict[str, Any] = {"name": "digits", "scaling": "symmetric", "size":
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="evaluate.restoration",
-        version=1,
+        version=2,
         summary="PSNR and SSIM of restored images beside those of images left as they came, bytes, seconds per image",
         settings=RestorationSettings,
         implementation="stages.evaluate.restoration:run",
@@ -38,7 +40,10 @@ STAGES: tuple[StageSpec, ...] = (
             **DATA_PORT,
         },
         output="evaluation",
-        metrics=("psnr_db", "ssim", "psnr_db_input", "ssim_input", "num_samples", *SHAPE_METRICS),
+        metrics=(
+            *(f"{name}{suffix}" for suffix in ("", "_input") for name in ("psnr_db", "psnr_db_per_image", "ssim")),
+            *("num_samples", *SHAPE_METRICS),
+        ),
         source="SSIM: Wang, Bovik, Sheikh, Simoncelli 2004, IEEE Transactions on Image Processing 13(4)",
         example={"data": TINY_DIGITS, "num_shown": 2},
         example_stages={"model": "pretrain.restoration"},

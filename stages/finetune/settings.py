@@ -94,7 +94,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="finetune.restoration",
-        version=1,
+        version=2,
         summary="Train a restorer further; masks and other transforms stay",
         settings=RestorationFinetuneSettings,
         implementation="stages.finetune.training:finetune_restorer",

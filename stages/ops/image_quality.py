@@ -13,13 +13,27 @@ WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 
 
-def psnr_db(images: Tensor, references: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image, (B,) in dB: 10 log10(1 / mean squared difference), at most 100.
+def squared_error(images: Tensor, references: Tensor) -> Tensor:
+    """Mean squared difference of each image, (B,) float64.
 
     (B, channels, H, W) each, values from 0 to 1.
     """
-    error = (images - references).square().flatten(1).mean(dim=1)
+    return (images - references).square().flatten(1).double().mean(dim=1)
+
+
+def psnr_of(error: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of mean squared differences: 10 log10(1 / error), at most 100.
+
+    Example:
+        >>> psnr_of(torch.tensor([0.01, 0.0])).tolist()
+        [20.0, 100.0]
+    """
     return -10 * torch.log10(error.clamp_min(10 ** (-MAX_PSNR_DB / 10)))
+
+
+def psnr_db(images: Tensor, references: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image, (B,) float64 in dB; see `squared_error`."""
+    return psnr_of(squared_error(images, references))
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class RestorationSettings(ImageTrainingSettings):
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="pretrain.restoration",
-        version=1,
+        version=2,
         summary="Train a network for super-resolution from its initial weights",
         settings=RestorationSettings,
         implementation="stages.pretrain.training:run",
