@@ -11,7 +11,7 @@ from orchestrator.report.run_status import NodeStatus, RunStatus
 from orchestrator.report.text import format_value
 from orchestrator.store.ledger import Ledger
 
-SHOWN_METRICS = ("top1_accuracy", "loss", "train_loss", "waited_s")
+SHOWN_METRICS = ("top1_accuracy", "psnr_db", "noise_mse", "loss", "train_loss", "waited_s")
 """The metric that stands for a node's progress: the first of these that it reports, else the first it reports."""
 
 

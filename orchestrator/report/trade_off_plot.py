@@ -32,6 +32,11 @@ _LIMIT_TEXT = "#8A3D69"  # the same hue, dark enough to be read
 
 _QUANTITIES: Mapping[str, tuple[str, float]] = {
     "top1_accuracy": ("top-1 accuracy (%)", 100.0),
+    "psnr_db": ("PSNR (dB)", 1.0),
+    "ssim": ("SSIM", 1.0),
+    "frechet_distance": ("Fréchet distance", 1.0),
+    "noise_mse": ("squared error of the predicted noise", 1.0),
+    "seconds_per_image": ("time per image (ms)", 1000.0),
     "num_nonzero_parameters": ("non-zero parameters", 1.0),
     "num_parameters": ("parameters", 1.0),
     "gmacs": ("multiply-accumulates (10⁹ per image)", 1.0),
