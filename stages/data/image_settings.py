@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from stages.data.file_digests import tree_digest
 from stages.data.folder_files import FOLDER_SPLITS, folder_digest
+from stages.data.parquet_files import ParquetFiles
 from stages.data.shards import MANIFEST_FILE, read_manifest
 from stages.data.source import LOCATION, DataSource, few_images, with_split
 from stages.data.tar_index import MAX_CLASSES
@@ -182,7 +183,7 @@ def _shard_pattern(pattern: str) -> str:
     folder, _, _ = pattern.rpartition("/")
     if re.search(r"[*?\[]", folder) or "{" in pattern or pattern.startswith("/") or ".." in pattern.split("/"):
         raise ValueError(
-            f"{pattern!r}: expected names of shards in `path` as train-*.tar or train/*.tar; * ? [] in the last part only"
+            f"{pattern!r}: expected names of shards in `path` as train-*.tar or train/*.parquet; * ? [] in the last part only"
         )
     return pattern
 
@@ -230,21 +231,66 @@ class _ShardedData(ImageData):
 
 
 class ParquetData(_ShardedData):
-    """Parquet shards that `data.pack` wrote, in a folder or in a bucket; read as a stream, never held whole."""
+    """Parquet shards in a folder or in a bucket, read as a stream, never held whole: those that `data.pack` wrote, or, with
+    `train`, files of anybody with a column of encoded images and one of labels, as Hugging Face writes them.
+
+    Each machine reads such files once to learn what they hold, and remembers that while the file, or the object's ETag, stays.
+    """
 
     loader: ClassVar[str] = "stages.data.parquet:load_parquet"
     name: Literal["parquet"] = "parquet"
     path: Annotated[str, AfterValidator(_anywhere)] = Field(
-        description=f"the folder with {MANIFEST_FILE}, or s3://bucket/prefix", json_schema_extra=LOCATION
+        description=f"the folder with {MANIFEST_FILE} or with the files, or s3://bucket/prefix", json_schema_extra=LOCATION
+    )
+    train: Annotated[str, AfterValidator(_shard_pattern)] | None = Field(
+        None,
+        description=f"files in `path` with the training images, as train-*.parquet; none: {MANIFEST_FILE} says",
+        json_schema_extra=LOCATION,
+    )
+    test: Annotated[str, AfterValidator(_shard_pattern)] | None = Field(
+        None,
+        description="with `train`: files with the test images; none: there are no test images, use validation",
+        json_schema_extra=LOCATION,
+    )
+    image_column: str = Field(
+        "image",
+        description="with `train`: column of the encoded images, binary or a struct with bytes",
+        json_schema_extra=LOCATION,
+    )
+    label_column: str = Field("label", description="with `train`: column of the labels, integers", json_schema_extra=LOCATION)
+    num_classes: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_CLASSES,
+        description="with `train`: classes; none: those that the files name, or as many as the training labels tell",
+        json_schema_extra=LOCATION,
     )
 
+    @model_validator(mode="after")
+    def _says_what_there_is(self) -> Self:
+        if self.train is not None:
+            return _with_test_images(self, self.test)
+        idle = sorted(self.model_fields_set & {"test", "image_column", "label_column", "num_classes"})
+        if idle:
+            raise ValueError(f"{', '.join(idle)}: for files that data.pack did not write; say which they are with train")
+        return self
+
+    def shards(self) -> dict[str, ParquetFiles]:
+        """Split -> its files, where `train` names them."""
+        named = zip(FOLDER_SPLITS, (self.train, self.test), strict=True)
+        columns = {"image_column": self.image_column, "label_column": self.label_column}
+        return {split: ParquetFiles(path=self.path, pattern=name, **columns) for split, name in named if name is not None}
+
     def identity(self) -> str:
-        return self._identity(f"parquet:1:{read_manifest(self.path).content_digest()}")
+        if self.train is None:
+            return self._identity(f"parquet:1:{read_manifest(self.path).content_digest()}")
+        parts = [f"{split}={files.content_digest()}" for split, files in self.shards().items()]
+        return self._identity(":".join(["parquet-files:1", *parts, *([str(self.num_classes)] if self.num_classes else [])]))
 
     def stand_in(self) -> dict[str, Any] | None:
         """None for latents, of which no made-up ones are like these; a workflow is tried out also where the data are not."""
         try:
-            is_latent = read_manifest(self.path).latents is not None
+            is_latent = self.train is None and read_manifest(self.path).latents is not None
         except ValueError:
             is_latent = False
         return None if is_latent else super().stand_in()

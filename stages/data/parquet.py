@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import torch
 from pyarrow import parquet
 from torch import Tensor
@@ -18,24 +17,20 @@ from stages.data.grouped import GroupedImages
 from stages.data.image_settings import ImageData, PackedData, ParquetData
 from stages.data.images import EncodedImage
 from stages.data.latents import latent_dataset
+from stages.data.parquet_files import classes_of
 from stages.data.places import OpenFile, folder_opener
-from stages.data.shards import MANIFEST_FILE, Manifest, RowGroup, group_digest, parse_manifest, read_manifest
-
-COLUMNS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "image": ("binary", lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind)),
-    "label": ("integer", pa.types.is_integer),
-    "name": ("string", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
-}
-"""Of a shard: name, and what its values are."""
-_READ_ERRORS = (OSError, pa.ArrowException, UnicodeDecodeError)
+from stages.data.row_groups import PACKED, READ_ERRORS, Layout, Rows, foreign_layout, read_rows, refuse_other_columns
+from stages.data.shards import MANIFEST_FILE, Manifest, RowGroup, parse_manifest, read_manifest
 
 
 def load_parquet(source: ParquetData) -> Dataset:
-    """Both splits of a packed folder, on a disk or in a bucket.
+    """Both splits of a packed folder, or of Parquet files that somebody else wrote, on a disk or in a bucket.
 
     Raises:
-        ValueError: there is no manifest.
+        ValueError: there is no manifest, or there are no such files, or they hold something else.
     """
+    if source.train is not None:
+        return _load_files(source)
     return _dataset(
         source,
         read_manifest(source.path),
@@ -72,24 +67,32 @@ class GroupPlace(NamedTuple):
     group: RowGroup
 
 
-class _Columns:
-    """A row group as Arrow holds it; an image is copied out of it when it is asked for."""
+class _Images:
+    """The rows of a row group as images."""
 
-    def __init__(self, columns: Sequence[Any]) -> None:
-        self.columns = columns
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
 
     def __getitem__(self, row: int) -> EncodedImage:
-        return EncodedImage(*(column[row].as_py() for column in self.columns))
+        return EncodedImage(*self.rows[row])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShardImages(GroupedImages):
-    """Images of one split in the row groups of Parquet shards; `where` these are, for messages."""
+    """Images of one split in the row groups of Parquet shards.
+
+    Attributes:
+        where: the shards are, for messages.
+        layout: of the shards.
+        said: what each row group is held against, for messages.
+    """
 
     groups: Sequence[GroupPlace]
     open_file: OpenFile
     num_classes: int
     where: str = ""
+    layout: Layout = PACKED
+    said: str = f"what {MANIFEST_FILE} says it holds"
     footers: dict[str, Any] = field(init=False, default_factory=dict)
 
     def group_sizes(self) -> list[int]:
@@ -100,86 +103,88 @@ class ShardImages(GroupedImages):
         """See `GroupedImages`: reads the shards' column of labels alone."""
         columns = []
         for file in dict.fromkeys(place.file for place in self.groups):
-            columns.append(self._column(file, "label"))
+            columns.append(self._labels_of(file))
             expected = sum(place.group.rows for place in self.groups if place.file == file)
             if len(columns[-1]) != expected:
                 raise ValueError(
-                    f"{self._named(file)} has {len(columns[-1])} labels; {MANIFEST_FILE} says {expected}: it was changed or "
+                    f"{self._named(file)} has {len(columns[-1])} labels and is not {self.said}, {expected}: it was changed or "
                     "damaged; copy the shards anew"
                 )
         return torch.cat([torch.tensor(column, dtype=torch.int64) for column in columns])
 
-    def read_group(self, number: int) -> _Columns:
-        """See `GroupedImages`: checked by the digest in the manifest."""
+    def read_group(self, number: int) -> _Images:
+        """See `GroupedImages`: checked by the digest that the plan rests on."""
         file, group, expected = self.groups[number]
         place = f"{self._named(file)}, row group {group}"
         try:
             with self.open_file(file) as opened:
-                shard = parquet.ParquetFile(opened, metadata=self._footer(file), pre_buffer=True)
-                table = shard.read_row_group(group, columns=list(COLUMNS), use_threads=False).combine_chunks()
-        except _READ_ERRORS as error:
+                where = f"{file}, row group {group}"  # the same in any folder: what data.pack makes of it has the name
+                rows = read_rows(opened, self._footer(file), group, layout=self.layout, place=where)
+        except READ_ERRORS as error:
             raise ValueError(f"{place} cannot be read: {' '.join(str(error).split())}") from error
-        columns = [table.column(name) for name in COLUMNS]
-        if not _are_intact(columns, expected):
-            raise ValueError(
-                f"{place} is not what {MANIFEST_FILE} says it holds: it was changed or damaged; copy the shards anew"
-            )
-        wrong = next((label for label in columns[1].to_pylist() if not 0 <= label < self.num_classes), None)
+        if len(rows) != expected.rows or rows.digest() != expected.digest:
+            raise ValueError(f"{place} is not {self.said}: it was changed or damaged; copy the shards anew")
+        wrong = next((label for label in rows.labels.to_pylist() if not 0 <= label < self.num_classes), None)
         if wrong is not None:
             raise ValueError(
                 f"{place} has the label {wrong}; {MANIFEST_FILE} names {self.num_classes} classes, so labels are 0 to "
                 f"{self.num_classes - 1}"
             )
-        return _Columns(columns)
+        return _Images(rows)
 
     def _footer(self, file: str) -> Any:
         """Where the row groups of a shard are: read once, and not with each group."""
         if file not in self.footers:
             with self.open_file(file) as opened:
                 footer = parquet.read_metadata(opened)
-            refuse_other_columns(self._named(file), footer.schema.to_arrow_schema())
+            refuse_other_columns(self._named(file), footer.schema.to_arrow_schema(), self.layout)
             self.footers[file] = footer
         return self.footers[file]
 
     def _named(self, file: str) -> str:
         return f"{self.where}/{file}" if self.where else file
 
-    def _column(self, file: str, name: str) -> list[int]:
+    def _labels_of(self, file: str) -> list[int]:
         try:
             with self.open_file(file) as opened:
-                column = parquet.ParquetFile(opened, metadata=self._footer(file)).read(columns=[name]).column(0)
-        except _READ_ERRORS as error:
+                column = parquet.ParquetFile(opened, metadata=self._footer(file)).read(columns=[self.layout.label]).column(0)
+        except READ_ERRORS as error:
             raise ValueError(f"{self._named(file)} cannot be read: {' '.join(str(error).split())}") from error
         if column.null_count:
-            raise ValueError(f"{self._named(file)} has {column.null_count} rows without a {name}; copy the shards anew")
+            raise ValueError(f"{self._named(file)} has {column.null_count} rows without a label; copy the shards anew")
         found: list[int] = column.to_pylist()
         return found
 
 
-def _are_intact(columns: Sequence[Any], expected: RowGroup) -> bool:
-    """Whether these are the rows of a row group, to the byte."""
-    images, labels, names = columns
-    if any(column.null_count for column in columns) or len(images) != expected.rows:
-        return False
-    try:
-        rows = (
-            (image.as_buffer(), label.as_py(), name.as_py()) for image, label, name in zip(images, labels, names, strict=True)
+def _load_files(source: ParquetData) -> Dataset:
+    """Both splits of Parquet files that have no manifest."""
+    shards = source.shards()
+    found = {split: files.contents() for split, files in shards.items()}
+    class_names = classes_of(found["train"], source.num_classes)
+    for contents in found.values():
+        for name, content in contents.items():
+            if content.largest_label >= len(class_names):
+                raise ValueError(
+                    f"{source.path}/{name} has the label {content.largest_label}, but there are {len(class_names)} classes, so "
+                    "labels are 0 to " + f"{len(class_names) - 1}; mend it or set num_classes"
+                )
+    splits = {
+        split: ShardImages(
+            groups=[
+                GroupPlace(name, number, group)
+                for name, content in contents.items()
+                for number, group in enumerate(content.groups)
+            ],
+            open_file=folder_opener(source.path),
+            window=source.shuffle_window,
+            num_classes=len(class_names),
+            where=source.path,
+            layout=foreign_layout(source.image_column, source.label_column),
+            said="what it was when the run began",
         )
-        return group_digest(rows) == expected.digest
-    except UnicodeDecodeError:  # a damaged name
-        return False
-
-
-def refuse_other_columns(file: str, schema: Any) -> None:
-    """Raise ValueError where a Parquet file has not the columns of a packed data set."""
-    found = {field.name: field.type for field in schema}
-    if not all(name in found and fits(found[name]) for name, (_, fits) in COLUMNS.items()):
-        there = ", ".join(f"{name} ({kind})" for name, kind in found.items()) or "none"
-        wanted = ", ".join(f"{name} ({kind})" for name, (kind, _) in COLUMNS.items())
-        raise ValueError(
-            f"{file} has the columns {there}; expected {wanted}, as data.pack writes them. Pack the images anew, or copy the "
-            "shards anew"
-        )
+        for split, contents in found.items()
+    }
+    return image_dataset(source, class_names=class_names, train=splits["train"], test=splits.get("test"))
 
 
 def _dataset(source: ImageData, manifest: Manifest, open_file: OpenFile, *, window: int, where: str) -> Dataset:

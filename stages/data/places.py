@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from stages.data.file_digests import Mark, file_mark, remembered_digests
+
 OpenFile = Callable[[str], Any]
 """From the name of a file to one that pyarrow can read at any place."""
+_ASKERS = 32
+"""Shards of which it is asked at a time whether they are unchanged: in a bucket each is a request."""
 
 
 def folder_opener(path: str) -> OpenFile:
@@ -31,6 +37,58 @@ def files_in(path: str, folder: str) -> list[str]:
     files, base = _files_of(path)
     found = files.get_file_info(fs.FileSelector(f"{base}/{folder}".rstrip("/")))
     return sorted(file.base_name for file in found if file.type == fs.FileType.File)
+
+
+def shard_names(path: str, pattern: str) -> list[str]:
+    """The files in `path` that `pattern` names, sorted; wildcards are in its last part only.
+
+    Raises:
+        ValueError: there are none, or the folder cannot be read.
+    """
+    folder, _, wanted = pattern.rpartition("/")
+    place = f"{path}/{folder}".rstrip("/")
+    try:
+        there = files_in(path, folder)
+    except FileNotFoundError:
+        raise ValueError(f"no folder {place}; check `path`, and `train` and `test`, which name shards in it") from None
+    except OSError as error:
+        hint = "; check AWS_PROFILE, AWS_ENDPOINT_URL and AWS_REGION" if place.startswith("s3://") else ""
+        raise ValueError(f"{place} cannot be listed ({' '.join(str(error).split())}){hint}") from error
+    found = [f"{folder}/{name}".lstrip("/") for name in there if fnmatchcase(name, wanted)]
+    if not found:
+        some = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+        raise ValueError(
+            f"no shards {wanted} in {place}; it has {some or 'no files'}. Say which with `train` and `test` (test: null if "
+            "there are no test images)"
+        )
+    return found
+
+
+def shard_mark(path: str, name: str) -> Mark:
+    """By what a file of `path` is known to be unchanged.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    if not path.startswith("s3://"):
+        return file_mark(f"{path}/{name}")
+    try:
+        with folder_opener(path)(name) as opened:
+            return object_mark(opened)
+    except OSError as error:
+        raise ValueError(f"{path}/{name} cannot be read ({' '.join(str(error).split())})") from error
+
+
+def shard_digests(memo: str, path: str, names: Sequence[str], digest: Callable[[str], str]) -> dict[str, str]:
+    """What `digest` finds in each shard, remembered by this machine under the name `memo` while the shard stays as it is.
+
+    Raises:
+        ValueError: a shard cannot be read.
+    """
+    with ThreadPoolExecutor(_ASKERS) as pool:
+        marks = dict(zip(names, pool.map(lambda name: shard_mark(path, name), names), strict=True))
+    found = remembered_digests(memo, marks, mark=lambda name: shard_mark(path, name), digest=digest)
+    return {name: digest for name, (_, digest) in found.items()}
 
 
 def object_mark(opened: Any) -> list[Any]:

@@ -9,22 +9,18 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from blake3 import blake3
 
-from stages.data.file_digests import Mark, file_mark, remembered_digests, remembered_file, write_remembered
-from stages.data.places import files_in, folder_opener, object_mark
+from stages.data.file_digests import remembered_file, write_remembered
+from stages.data.places import folder_opener, shard_digests, shard_names
 from stages.data.tar_index import TarIndex, index_tar
 
 FORMAT = 1
 _READ_AHEAD = 4 * 2**20
-_ASKERS = 32
-"""Shards of which it is asked at a time whether they are unchanged: in a bucket each is a request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,30 +35,6 @@ class TarShards:
     path: str
     pattern: str
     label_field: str | None
-
-    def names(self) -> list[str]:
-        """The shards, sorted.
-
-        Raises:
-            ValueError: there are none.
-        """
-        folder, _, wanted = self.pattern.rpartition("/")
-        place = f"{self.path}/{folder}".rstrip("/")
-        try:
-            there = files_in(self.path, folder)
-        except FileNotFoundError:
-            raise ValueError(f"no folder {place}; check `path`, and `train` and `test`, which name shards in it") from None
-        except OSError as error:
-            hint = "; check AWS_PROFILE, AWS_ENDPOINT_URL and AWS_REGION" if place.startswith("s3://") else ""
-            raise ValueError(f"{place} cannot be listed ({' '.join(str(error).split())}){hint}") from error
-        found = [f"{folder}/{name}".lstrip("/") for name in there if fnmatchcase(name, wanted)]
-        if not found:
-            some = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
-            raise ValueError(
-                f"no shards {wanted} in {place}; it has {some or 'no files'}. Say which with `train` and `test` (test: null if "
-                "there are no test images)"
-            )
-        return found
 
     def content_digest(self) -> str:
         """Digest of the shards' images in their order; what the shards are called has no part in it."""
@@ -81,7 +53,6 @@ class TarShards:
 
     def _digests(self) -> dict[str, str]:
         """Shard -> "CONTENT-PLACES", both digests."""
-        names = self.names()
 
         def digest(name: str) -> str:
             index = self._read(name)
@@ -89,19 +60,8 @@ class TarShards:
             write_remembered(_index_file(place_digest), asdict(index))
             return f"{index.content_digest()}-{place_digest}"
 
-        with ThreadPoolExecutor(_ASKERS) as pool:
-            marks = dict(zip(names, pool.map(self._mark, names), strict=True))
         memo = f"webdataset {FORMAT}, labels {self.label_field or '.cls'}: {self.path}/{self.pattern}"
-        return {name: found for name, (_, found) in remembered_digests(memo, marks, mark=self._mark, digest=digest).items()}
-
-    def _mark(self, name: str) -> Mark:
-        if not self.path.startswith("s3://"):
-            return file_mark(f"{self.path}/{name}")
-        try:
-            with folder_opener(self.path)(name) as opened:
-                return object_mark(opened)
-        except OSError as error:
-            raise ValueError(f"{self.path}/{name} cannot be read ({' '.join(str(error).split())})") from error
+        return shard_digests(memo, self.path, shard_names(self.path, self.pattern), digest)
 
     def _read(self, name: str) -> TarIndex:
         place = f"{self.path}/{name}"

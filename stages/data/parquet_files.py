@@ -1,0 +1,111 @@
+"""Parquet files of images that `data.pack` did not write: which there are, and what they are known by. No tensor library.
+
+To find out what a file holds it is read once, row group by row group, and each is digested; this machine remembers the digests.
+From then on row groups are read as those of packed shards are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict
+
+from stages.data.places import folder_opener, shard_digests, shard_names
+from stages.data.shards import RowGroup
+
+FORMAT = 1
+
+
+class FileContent(BaseModel):
+    """What a file holds; `classes` are the names that Hugging Face's note in the file gives, if it has one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    groups: tuple[RowGroup, ...]
+    largest_label: int
+    classes: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetFiles:
+    """Files of one split: those that `pattern` names in a folder or under s3://bucket/prefix."""
+
+    path: str
+    pattern: str
+    image_column: str
+    label_column: str
+
+    def contents(self) -> dict[str, FileContent]:
+        """Each file and what it holds, reading only files that this machine does not remember; classes with the first alone.
+
+        Raises:
+            ValueError: there are no such files, or one cannot be read, has other columns, or rows without image or label.
+        """
+        names = shard_names(self.path, self.pattern)
+        columns = f"{self.image_column} and {self.label_column}"
+        memo = f"parquet {FORMAT}, columns {columns}: {self.path}/{self.pattern}"
+        found = shard_digests(memo, self.path, names, lambda name: self._read(name, tells_classes=name == names[0]))
+        return {name: FileContent.model_validate_json(text) for name, text in found.items()}
+
+    def content_digest(self) -> str:
+        """Digest of the rows in their order, and of the classes; what the files are called has no part in it."""
+        hasher = blake3()
+        for content in self.contents().values():
+            for classes in content.classes or ():
+                hasher.update(f"class {len(classes.encode())}:{classes}\n".encode())
+            for group in content.groups:
+                hasher.update(f"{group.rows} {group.digest}\n".encode())
+        return hasher.hexdigest()
+
+    def _read(self, name: str, *, tells_classes: bool) -> str:
+        from pyarrow import parquet
+
+        from stages.data.row_groups import READ_ERRORS, foreign_layout, read_rows, refuse_other_columns
+
+        place, layout = f"{self.path}/{name}", foreign_layout(self.image_column, self.label_column)
+        groups, largest = [], -1
+        try:
+            with folder_opener(self.path)(name) as opened:
+                footer = parquet.read_metadata(opened)
+                schema = footer.schema.to_arrow_schema()
+                refuse_other_columns(place, schema, layout)
+                for number in range(footer.num_row_groups):
+                    rows = read_rows(opened, footer, number, layout=layout, place=name)
+                    digest, labels = rows.digest(), rows.labels.to_pylist()
+                    if digest is None or not labels:
+                        raise ValueError(
+                            f"{place}, row group {number}: of {len(rows)} rows {rows.images.null_count} have no encoded image "
+                            f"and {rows.labels.null_count} no label; write files whose rows have both"
+                        )
+                    if min(labels) < 0:
+                        raise ValueError(
+                            f"{place}, row group {number} has the label {min(labels)}; labels are classes, counted from 0"
+                        )
+                    groups.append(RowGroup(rows=len(rows), digest=digest))
+                    largest = max(largest, *labels)
+        except READ_ERRORS as error:
+            raise ValueError(f"{place} cannot be read: {' '.join(str(error).split())}") from error
+        if not groups:
+            raise ValueError(f"{place} has no rows")
+        classes = _noted_classes(schema.metadata, self.label_column) if tells_classes else None
+        return FileContent(groups=tuple(groups), largest_label=largest, classes=classes).model_dump_json()
+
+
+def classes_of(contents: Mapping[str, FileContent], num_classes: int | None) -> tuple[str, ...]:
+    """Names of the classes: those noted in the files if there are as many as asked for, or else their numbers."""
+    noted = next(iter(contents.values())).classes
+    number = num_classes or len(noted or ()) or max(content.largest_label for content in contents.values()) + 1
+    return noted if noted is not None and len(noted) == number else tuple(map(str, range(number)))
+
+
+def _noted_classes(metadata: Mapping[bytes, bytes] | None, label_column: str) -> tuple[str, ...] | None:
+    """The names of a ClassLabel, as `datasets` notes them in the files that it writes."""
+    try:
+        features: Any = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[label_column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(names) if isinstance(names, list) and names and all(isinstance(name, str) for name in names) else None
