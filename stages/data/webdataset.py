@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,9 @@ from stages.data.places import OpenFile, folder_opener
 from stages.data.tar_index import DIGEST_BYTES, TarIndex, image_digest
 
 GROUP_IMAGES, GROUP_BYTES = 128, 32 * 2**20
-"""Images that are read at once, at most, and bytes of the shard after which a group ends."""
+"""Images that are read at once, at most, and bytes of images after which a group ends."""
+MAX_GAP = 64 * 2**10
+"""Bytes between two images (headers, labels, other members) that are read with them rather than left out."""
 
 
 class Stretch(NamedTuple):
@@ -66,35 +68,52 @@ class TarImages(GroupedImages):
         return torch.tensor(labels, dtype=torch.int64)
 
     def read_group(self, number: int) -> list[EncodedImage]:
-        """See `GroupedImages`: read as one piece, each image checked by the digest that the plan rests on."""
+        """See `GroupedImages`: each image is checked by the digest that the plan rests on."""
         file, shard, begin, end = self.stretches[number]
-        first = shard.offsets[begin]
+        found: list[EncodedImage] = []
         try:
             with self.open_file(file) as opened:
-                content = memoryview(opened.read_at(shard.offsets[end - 1] + shard.sizes[end - 1] - first, first))
+                for first, last in _pieces(shard, begin, end):
+                    start = shard.offsets[first]
+                    content = memoryview(opened.read_at(shard.offsets[last] + shard.sizes[last] - start, start))
+                    for row in range(first, last + 1):
+                        place = shard.offsets[row] - start
+                        found.append(_checked(file, shard, row, bytes(content[place : place + shard.sizes[row]])))
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-        found = []
-        for row in range(begin, end):
-            place = shard.offsets[row] - first
-            image, name = bytes(content[place : place + shard.sizes[row]]), f"{file}/{shard.names[row]}"
-            if image_digest(image) != bytes.fromhex(shard.digests[row * 2 * DIGEST_BYTES : (row + 1) * 2 * DIGEST_BYTES]):
-                raise ValueError(
-                    f"{name} is not what it was when the run began: the shard was changed or damaged; copy it anew"
-                )
-            found.append(EncodedImage(image, shard.labels[row], name))
         return found
 
 
+def _checked(file: str, shard: TarIndex, row: int, image: bytes) -> EncodedImage:
+    name = f"{file}/{shard.names[row]}"
+    if image_digest(image) != bytes.fromhex(shard.digests[row * 2 * DIGEST_BYTES : (row + 1) * 2 * DIGEST_BYTES]):
+        raise ValueError(f"{name} is not what it was when the run began: the shard was changed or damaged; copy it anew")
+    return EncodedImage(image, shard.labels[row], name)
+
+
+def _pieces(shard: TarIndex, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """First and last image of what is read at once: neighbours with little between them."""
+    first = begin
+    for row in range(begin + 1, end):
+        if shard.offsets[row] - shard.offsets[row - 1] - shard.sizes[row - 1] > MAX_GAP:
+            yield first, row - 1
+            first = row
+    yield first, end - 1
+
+
 def _stretches(shards: Iterable[tuple[str, TarIndex]]) -> list[Stretch]:
-    """All images in groups that end after `GROUP_IMAGES`, after `GROUP_BYTES`, or with their shard."""
+    """All images in groups that end after `GROUP_IMAGES`, after `GROUP_BYTES`, or with their shard.
+
+    What lies between the images plays no part: the order of a pass follows from the groups, and has to follow from the content.
+    """
     found: list[Stretch] = []
     for name, shard in shards:
-        begin, ends = 0, [offset + size for offset, size in zip(shard.offsets, shard.sizes, strict=True)]
-        for row, end in enumerate(ends, start=1):
-            if row == len(ends) or row - begin == GROUP_IMAGES or end - shard.offsets[begin] >= GROUP_BYTES:
+        begin = held = 0
+        for row, size in enumerate(shard.sizes, start=1):
+            held += size
+            if row == len(shard.sizes) or row - begin == GROUP_IMAGES or held >= GROUP_BYTES:
                 found.append(Stretch(name, shard, begin, row))
-                begin = row
+                begin, held = row, 0
     return found
 
 
