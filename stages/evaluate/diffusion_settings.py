@@ -62,7 +62,7 @@ of the drawn images that the classifier puts into the class asked for. Measureme
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="evaluate.diffusion",
-        version=1,
+        version=2,
         summary="Draws images with a denoiser: Fréchet distance in a classifier's features, a grid of samples, bytes, seconds; "
         "by class: how many are of the class asked for",
         settings=DiffusionSettings,

@@ -77,7 +77,14 @@ def run(context: StageContext) -> StageResult:
     plan = plan_quantization(source, mode=settings.mode, weight_bits=settings.weight_bits)
     size = CALIBRATION_BATCH if settings.dynamic_batch else 1
     batches = _calibration(bundle, data, count=settings.calibration_samples, batch_size=size, seed=context.seed)
-    write_quantized(source, path, plan=plan, calibration=batches, scratch=context.scratch)
+    write_quantized(
+        source,
+        path,
+        plan=plan,
+        calibration=batches,
+        scratch=context.scratch,
+        gives_images=bundle.architecture.task != CLASSIFICATION,
+    )
     operators = count_operators(path, scratch=context.scratch)
     num_integer = sum(count for name, count in operators.items() if name in INTEGER_OPERATORS)
     if not num_integer:
