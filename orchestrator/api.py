@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from orchestrator.errors import (
     OrchestratorError,
     StoreError,
     UsageError,
+    WorkflowError,
 )
 from orchestrator.report.run_status import FINAL_STATES, RunStatus, read_run_status
 from orchestrator.requests import claim_key, make_request, note_what_is_there_by_now, refuse_other_keys, within_budget
@@ -100,7 +101,14 @@ def load_recorded(run: str, *, workspace: Workspace, overrides: Sequence[str] = 
     WorkflowError where this release cannot read it any more; UsageError where there is no such run.
     """
     content = workspace.ledger.request(run).content
-    return check_workflow(load_text(content["text"], file=content["file"], overrides=[*content["overrides"], *overrides]))
+    try:
+        return check_workflow(load_text(content["text"], file=content["file"], overrides=[*content["overrides"], *overrides]))
+    except WorkflowError as error:
+        if overrides:
+            raise
+        note = f"this is the workflow as run {run} recorded it, which a change of the file does not reach"
+        again = f"orchestrator submit {content['file']}, with that changed in it: what is finished is not made again"
+        raise WorkflowError([replace(problem, note=note, next_step=again) for problem in error.problems]) from None
 
 
 def selection_recorded(run: str, *, workspace: Workspace) -> Selection:

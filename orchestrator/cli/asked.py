@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.api import RunOptions
 from orchestrator.cli.shell import Shell
+from orchestrator.report.run_status import FINAL_STATES, read_run_status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,10 @@ def tell_left_out(shell: Shell, asked: Asked, run: str) -> None:
     if options.keep_going and not request.get("keep_going"):
         late.append("--keep-going")
     if late:
+        has_ended = read_run_status(shell.workspace.store, run).state in FINAL_STATES
+        first = "" if has_ended else f"orchestrator cancel {run}, then "
+        key = " with another --idempotency-key" if asked.idempotency_key else ""
         shell.insist(
             f"note: without {', '.join(late)}: a run keeps what it was begun with",
-            f"   next: orchestrator cancel {run}, then the same submit: it goes on where that run stopped",
+            f"   next: {first}the same submit{key}: it goes on where that run stopped",
         )

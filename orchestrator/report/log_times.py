@@ -20,7 +20,7 @@ def log_starts(status: RunStatus, nodes: Iterable[NodeStatus], ledger: Ledger, m
     for event in ledger.events(status.id)[0]:
         if event["type"] == "node_started":
             ended.pop((event["node"], event["attempt"]), None)  # the number of one that does not count is given again
-        elif event["type"] in ("attempt_failed", "node_failed"):
+        elif event["type"] in ("attempt_failed", "attempt_stopped", "node_failed"):
             ended[event["node"], event["attempt"]] = event["time"]
     starts: dict[tuple[str, int], int | None] = {}
     for node in nodes:

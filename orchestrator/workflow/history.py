@@ -130,7 +130,7 @@ class History:
         """Put a run's timings of a stage in place of those that it wrote before."""
         moment = "".join(letter for letter in began if letter.isdigit())[:14]
         path = f"history/{stage}/{moment}-{run}.json"
-        data = json.dumps({"format": FORMAT, "timings": [asdict(timing) for timing in timings]}).encode()
+        data = json.dumps({"format": FORMAT, "timings": [_encode(timing) for timing in timings]}).encode()
         while self.store.create(path, data, durable=False) is None:
             entry = self.store.read(path)
             if entry is not None and self.store.replace(path, data, version=entry.version, durable=False) is not None:
@@ -197,7 +197,15 @@ def timing_of_record(record: Record, spec: StageSpec) -> Timing:
         value = settings.get(name, known.default if known is not None else None)
         if isinstance(value, int | float):
             effort[name] = float(value)
-    return Timing(settings=settings, effort=effort, subject=subject_named(record.identity), seconds=record.seconds)
+    workers = record.identity.get("workers", 1)
+    return Timing(
+        settings=settings, effort=effort, subject=subject_named(record.identity), workers=workers, seconds=record.seconds
+    )
+
+
+def _encode(timing: Timing) -> dict[str, Any]:
+    """Without what is as for any one process: releases that know no `workers` leave out whole files with them."""
+    return {name: value for name, value in asdict(timing).items() if (name, value) != ("workers", 1)}
 
 
 def _decode(data: bytes) -> list[Timing]:

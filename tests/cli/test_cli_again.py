@@ -44,6 +44,16 @@ def test_resume_uses_the_recorded_workflow_when_the_file_has_changed_and_says_so
     assert "is not here any more" in cli("resume", failed).err
 
 
+def test_a_record_that_this_release_refuses_says_that_its_file_is_submitted_again(cli: Cli, failed: str) -> None:
+    """Who mends the file and resumes is told of the same line for ever: what is resumed is the record."""
+    request = Path(f".orchestrator/runs/{failed}/run.json")
+    request.write_text(request.read_text().replace("failures: 1", "failures_by_an_older_name: 1"))
+    answer = cli("resume", failed)
+    assert answer.code == 2
+    assert "next: orchestrator submit once.yaml, with that changed in it" in answer.err
+    assert f"note: this is the workflow as run {failed} recorded it" in answer.err
+
+
 def test_a_resumed_run_that_fails_names_itself_as_the_one_to_resume(cli: Cli) -> None:
     cli("submit", "failing.yaml", "--executor", "inline")
     answer = cli("resume", "@last-failed")

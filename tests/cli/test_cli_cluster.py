@@ -88,7 +88,7 @@ def test_what_comes_too_late_for_a_run_that_goes_on_is_said_and_a_key_stands_for
     assert answer.err.splitlines()[0] == (
         "note: without --tag team=b, a budget of 2 CPU-h, --keep-going: a run keeps what it was begun with"
     )
-    assert f"orchestrator cancel {run.id}" in answer.err
+    assert f"orchestrator cancel {run.id}, then the same submit with another --idempotency-key: " in answer.err
     stub.job_status = "FAILED"
     other = cli("submit", "slow.yaml", "--address", stub.url, "--detach", "--idempotency-key", "nightly")
     assert (other.code, f"used by run {run.id} for something else" in other.err) == (2, True)

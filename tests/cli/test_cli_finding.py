@@ -110,6 +110,9 @@ def test_of_two_submits_with_one_idempotency_key_the_second_shows_the_first(cli:
     assert second.code == 3, "it failed, and it is the same run"
     assert "submitted before with this idempotency key, as run " in second.err
     assert len(cli("ls", "--json").document["runs"]) == 1
+    tagged = cli("submit", "failing.yaml", "--executor", "inline", "--idempotency-key", "nightly 7", "--tag", "team=a")
+    assert "note: without --tag team=a" in tagged.err
+    assert "   next: the same submit with another --idempotency-key" in tagged.err, "there is nothing to cancel any more"
     other = cli("submit", "chain.yaml", "--executor", "inline", "--idempotency-key", "nightly 7")
     assert other.code == 2
     assert "for something else" in other.err

@@ -11,6 +11,7 @@ from cli_calls import Cli
 
 from orchestrator import api
 from orchestrator.report.log_times import log_starts
+from orchestrator.report.run_status import RunStatus
 from stages.contract import StageContext, StageResult
 
 NAP = "version: 1\nname: nap\nnodes: {nap: {stage: probe.sleep, retry: {attempts: 2, backoff: 1ms, on_error: true}}}\n"
@@ -81,6 +82,19 @@ def test_a_log_that_goes_on_after_a_failed_attempt_is_not_left_out(cli: Cli, mon
     Path("nap.yaml").write_text(NAP)
     assert cli("submit", "nap.yaml", "--executor", "inline").code == 0
     assert found == [None, 0]
+
+
+def test_an_attempt_that_was_stopped_and_asked_for_again_ended_when_it_was_stopped(talked: str) -> None:
+    """A trial that is wanted again: what its first attempt printed would be told as printed just now while the second runs."""
+    workspace = api.open_workspace()
+    file = Path(f".orchestrator/runs/{talked}/events.jsonl")
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    began = max(number for number, event in enumerate(events) if event["type"] == "node_started")
+    stopped = [{**event, "type": event["type"].replace("attempt_failed", "attempt_stopped")} for event in events[: began + 1]]
+    file.write_text("".join(json.dumps(event) + "\n" for event in stopped))
+    status = RunStatus(**{**vars(api.status(talked, workspace=workspace)), "ended": ""})
+    starts = log_starts(status, status.nodes.values(), workspace.ledger, "9999")
+    assert (starts["nap", 1], starts["nap", 2]) == (None, 11)
 
 
 @pytest.mark.parametrize("follow", [(), ("-f",)])

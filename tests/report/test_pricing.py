@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from orchestrator.report.pricing import num_distinct, price_plan
 from orchestrator.store.local import LocalStore
 from orchestrator.workflow.budget import Budget, Hours
 from orchestrator.workflow.estimate import Estimator
-from orchestrator.workflow.history import MAX_PER_RUN, History, HistoryWriter, Timing
+from orchestrator.workflow.history import MAX_PER_RUN, History, HistoryWriter, Timing, timing_of_record
 from orchestrator.workflow.plan import Status
 
 CHAIN = """
@@ -95,6 +96,16 @@ def test_another_number_of_epochs_lies_between_the_same_time_and_in_proportion(
     found = Estimator(workspace.store, asked.nodes).estimate(asked.nodes["train"])
     assert found is not None
     assert (found.low_s, found.high_s, found.num_records) == (low_s, high_s, 3)
+
+
+def test_a_record_alone_tells_of_its_workers_and_other_releases_read_what_has_one(plan_text, workspace) -> None:
+    """Four workers that took 100 s would be priced as a quarter of it; and a release without the field drops the file."""
+    asked = plan_text(TRAINING.replace("epochs: 10}", "epochs: 10}, resources: {workers: 4}"))
+    node = asked.nodes["train"]
+    record = SimpleNamespace(identity=node.identity, seconds=100.0)
+    assert timing_of_record(record, node.spec).workers == 4
+    kept(workspace, "pretrain.classifier", trained(workspace, plan_text(TRAINING), workers=1))
+    assert b"workers" not in workspace.store.read("history/pretrain.classifier/20261102140207-r1.json").data
 
 
 @pytest.mark.parametrize(("workers", "low_s", "high_s"), [(1, 100, 400), (4, 100, 100), (8, 50, 100)])
