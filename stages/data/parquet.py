@@ -160,7 +160,7 @@ def _load_files(source: ParquetData) -> Dataset:
     """Both splits of Parquet files that have no manifest."""
     shards = source.shards()
     found = {split: files.contents() for split, files in shards.items()}
-    class_names = classes_of(found["train"], source.num_classes)
+    class_names = classes_of(shards["train"].noted_classes(), found["train"], source.num_classes)
     for contents in found.values():
         for name, content in contents.items():
             if content.largest_label >= len(class_names):

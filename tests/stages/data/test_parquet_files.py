@@ -119,6 +119,22 @@ def test_the_identity_is_that_of_rows_and_classes_and_not_of_places(folder, tmp_
         assert data_of(other).identity() != same
 
 
+def test_the_identity_and_the_classes_are_the_same_on_a_machine_that_remembers_other_first_files(folder, tmp_path, monkeypatch):
+    """Two machines that plan the same files would have two keys, and one of them lose the names of the classes."""
+    shutil.copytree(folder / "data", tmp_path / "data")
+    first = tmp_path / "data" / "train-00000-of-00003.parquet"
+
+    def known(machine):
+        monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / machine))
+        return data_of(tmp_path).identity(), load_dataset(data_of(tmp_path)).class_names
+
+    whole = known("old")
+    first.rename(first.with_name("aside"))
+    assert known("old") == known("new")
+    first.with_name("aside").rename(first)
+    assert known("new") == whole
+
+
 def test_packed_they_are_the_same_wherever_they_lay(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "moved")
     packed = []
