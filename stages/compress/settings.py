@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from stages.compress_tokens.settings import METRICS as TOKEN_METRICS
-from stages.compress_tokens.settings import DiffRateSettings
+from stages.compress_tokens.settings import OF_WEIGHTS_ALONE, DiffRateSettings
 from stages.contract import Port, StageSettings, StageSpec
 from stages.data.settings import DATA_PORT
 from stages.quantize.settings import LAYER_METRICS, LTS_METRICS, Bits, LTSSettings
@@ -124,7 +124,8 @@ class JointSettings(TrainingSettings):
         if self.diffrate is None:
             return None
         own = _given(self.diffrate, without={"rate_learning_rate", "search_end"})
-        return DiffRateSettings(**self._shared(), **own, final_learning_rate=None)
+        shared = {name: value for name, value in self._shared().items() if name not in OF_WEIGHTS_ALONE}  # weights learn here
+        return DiffRateSettings(**shared, **own, final_learning_rate=None)
 
     @property
     def first_final_epoch(self) -> int:

@@ -12,6 +12,10 @@ from stages.ops.token_budget import PUBLISHED_SCHEDULES
 from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
 
+OF_WEIGHTS_ALONE = ("ema_decay", "max_gradient_norm", "weight_decay")
+"""What training settings say of a model's weights, which rest while rates are searched."""
+
+
 class DiffRateSettings(TrainingSettings):
     """DiffRate: learn how many tokens each block prunes and merges under a budget, while the weights rest."""
 
@@ -65,6 +69,15 @@ class DiffRateSettings(TrainingSettings):
             raise ValueError(f"schedule {self.schedule} lowers the learning rate already; set final_learning_rate to null")
         if self.free_epochs >= self.epochs:
             raise ValueError(f"free_epochs is {self.free_epochs} of {self.epochs} epochs; the budget would never count")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_rest(self) -> Self:
+        # Set to their defaults they change no key, and settings built out of others' name every field.
+        fields = type(self).model_fields
+        idle = [name for name in OF_WEIGHTS_ALONE if getattr(self, name) != fields[name].default]
+        if idle:
+            raise ValueError(f"{', '.join(idle)}: without effect here, since weights rest while rates are searched; leave out")
         return self
 
 

@@ -39,6 +39,11 @@ def settings_of(**changes) -> JointSettings:
     return JointSettings(**{"data": "digits", "epochs": 2, **changes})
 
 
+def test_settings_of_weights_that_the_rates_alone_refuse_are_taken_where_weights_learn():
+    joint = settings_of(diffrate=DiffRatePart(gmacs_ratio=0.6), weight_decay=0.1, ema_decay=0.9, max_gradient_norm=None)
+    assert joint.diffrate_settings() is not None
+
+
 def test_lbc_alone_trains_bit_for_bit_as_its_own_stage(dense, tmp_path):
     part = {"n_m": "1:4", "removal_power": 2.0}
     result = joint.run(context_in(tmp_path / "joint", settings_of(lbc=part), model=dense))

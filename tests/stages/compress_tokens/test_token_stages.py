@@ -291,6 +291,12 @@ def test_a_model_that_reduces_already_is_refused(searched, tmp_path):
         (DiffRateSettings, {"gmacs_ratio": 1.0}, "less than 1"),
         (DiffRateSettings, {"gmacs_ratio": 0.5, "schedule": "cosine"}, "set final_learning_rate to null"),
         (DiffRateSettings, {"gmacs_ratio": 0.5, "learning_rate": 1e-4}, "final_learning_rate 0.001 is above"),
+        (DiffRateSettings, {"gmacs_ratio": 0.5, "ema_decay": 0.9}, "ema_decay: without effect here, since weights rest"),
+        (
+            DiffRateSettings,
+            {"gmacs_ratio": 0.5, "max_gradient_norm": None, "weight_decay": 0.1},
+            "max_gradient_norm, weight_decay: without effect here",
+        ),
         (DiffRateSettings, {"gmacs_ratio": 0.5, "free_epochs": 3}, "the budget would never count"),
         (ToMeSettings, {}, "set one of merged"),
         (ToMeSettings, {"merged": -1}, "expected 0 or more"),
