@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.engine.run_options import options_recorded
 from orchestrator.report.run_sweeps import SWEEP_EVENTS, RunSweep, apply_sweep_event, close_sweeps
 from orchestrator.store.base import Store
 from orchestrator.store.lease import Leases
 from orchestrator.store.ledger import Ledger, RunRequest, node_folder
-from orchestrator.workflow.budget import NOTHING, UNITS, Hours
+from orchestrator.workflow.budget import NOTHING, UNITS, Budget, Hours, exceeded
 from orchestrator.workflow.plan import DRIFTED
 
 FINAL_STATES = ("done", "failed", "cancelled", "interrupted")
@@ -142,9 +143,18 @@ class RunStatus:
 def again_command(status: RunStatus) -> str:
     """The command that goes on where a run ended: from its own record where that was not made from the file as it is."""
     if status.over_budget:
-        twice = ",".join(f"{2 * limit:g}{UNITS[name]}" for name, limit in status.request.get("budget", {}).items())
-        return f"orchestrator resume {status.id} --budget {twice}"
+        return f"orchestrator resume {status.id} --budget {_larger_budget(status)}"
     return f"orchestrator resume {status.id}" if status.request.get("origin") else submit_command(status.request)
+
+
+def _larger_budget(status: RunStatus) -> str:
+    """Twice the budget of the run, or as often twice as it takes: what ran to its end may have spent far more than it."""
+    had = options_recorded(status.request)
+    limits, spent = status.request.get("budget", {}), had.spent_before + status.spent
+    factor = 2
+    while limits and exceeded(Budget(**{name: factor * limit for name, limit in limits.items()}), spent, had.prices):
+        factor *= 2
+    return ",".join(f"{factor * limit:g}{UNITS[name]}" for name, limit in limits.items())
 
 
 def submit_command(request: Mapping[str, Any]) -> str:

@@ -47,6 +47,16 @@ def test_a_budget_that_cannot_be_enough_is_refused_before_anything_runs(cli: Cli
 
 
 @pytest.mark.usefixtures("files")
+def test_the_budget_that_is_proposed_is_larger_than_what_was_spent(cli: Cli) -> None:
+    """What runs may end, so a node can spend ten budgets; twice the budget would be refused as spent already."""
+    answer = cli("submit", "chain.yaml", *INLINE, "--budget", "0.00002cpuh")
+    assert answer.code == 6
+    run = api.status("@last", workspace=api.open_workspace())
+    proposed = float(answer.err.rpartition("--budget ")[2].removesuffix("cpuh\n"))
+    assert proposed > run.spent.cpu > 2 * 0.00002
+
+
+@pytest.mark.usefixtures("files")
 def test_a_search_proposes_no_more_when_its_budget_is_spent_and_a_larger_one_goes_on(cli: Cli) -> None:
     """Half a second of the trials' quarter seconds each: two or three of six, and none of them in vain."""
     answer = cli("submit", "sweep.yaml", *INLINE, "--budget", "0.00012cpuh")
