@@ -11,7 +11,6 @@ from stages.data.settings import DATA_PORT, DataSettings
 from stages.ops.token_budget import PUBLISHED_SCHEDULES
 from stages.training.settings import MODEL_METRICS, SHAPE_METRICS, TrainingSettings
 
-
 OF_WEIGHTS_ALONE = ("ema_decay", "max_gradient_norm", "weight_decay")
 """What training settings say of a model's weights, which rest while rates are searched."""
 
