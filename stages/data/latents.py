@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,8 +30,16 @@ class LatentDecoder:
     mix: None = None
 
     def decode(self, batch: SampleBatch) -> DecodedBatch:
-        """See `Decoder.decode`; the row groups' digests have vouched for the bytes."""
-        latents = [torch.from_numpy(np.frombuffer(sample.content, ELEMENT).astype(np.float32)) for sample in batch.samples]  # type: ignore[arg-type]
+        """See `Decoder.decode`; the row groups' digests vouch for the bytes, but not for the shape that a manifest says."""
+        size, latents = math.prod(self.shape) * ELEMENT.itemsize, []
+        for sample in batch.samples:
+            assert isinstance(sample.content, bytes)
+            if len(sample.content) != size:
+                raise ValueError(
+                    f"{sample.name} has {len(sample.content)} bytes; latents of {self.shape} have {size}. The shards are not "
+                    "those of their manifest; write them anew with data.encode"
+                )
+            latents.append(torch.from_numpy(np.frombuffer(sample.content, ELEMENT).astype(np.float32)))
         labels = torch.tensor([sample.label for sample in batch.samples], dtype=torch.int64)
         return DecodedBatch(torch.stack(latents).reshape(-1, *self.shape), labels, ())
 

@@ -15,10 +15,11 @@ from orchestrator.workflow.load import load_text
 from stages.contract import Artifact
 from stages.data.base import load_dataset
 from stages.data.encode import encode
-from stages.data.latents import encoded
+from stages.data.latents import encoded, stored
 from stages.data.pack import pack
 from stages.data.settings import DigitsData, EncodeSettings, PackedData, PackSettings, ParquetData
-from stages.data.shards import MANIFEST_FILE
+from stages.data.shard_writer import ShardWriter, write_manifest
+from stages.data.shards import MANIFEST_FILE, Manifest
 from stages.evaluate.diffusion import run as evaluate
 from stages.evaluate.diffusion_settings import DiffusionSettings as EvaluationSettings
 from stages.export import onnx
@@ -168,6 +169,19 @@ def test_a_folder_of_latents_is_read_like_one_of_images(latents, tmp_path):
         load_dataset(ParquetData(path=str(tmp_path), image_size=8, augment={"flip": 0.5}))
     with pytest.raises(ValueError, match=r"latents, which data\.encode has packed already"):
         pack(context_in(tmp_path / "again", PackSettings(data={"name": "parquet", "path": str(tmp_path)})))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4), (4, 4, 8), (4, 4, 5)])
+def test_latents_of_another_shape_than_the_manifest_says_are_refused(shape, tmp_path):
+    """Else a batch would have twice as many latents as labels, or half of them."""
+    writer = ShardWriter(tmp_path, "train", settings=PackSettings(data="digits"))
+    for row in stored(torch.randn(10, 4, 4, 4), torch.arange(10) % 2, ("a", "b"), first=0):
+        writer.add(row)
+    writer.close()
+    write_manifest(Manifest(classes=("a", "b"), splits={"train": tuple(writer.shards)}, latents=shape), tmp_path)
+    data = load_dataset(ParquetData(path=str(tmp_path), evaluate_on="validation"))
+    with pytest.raises(ValueError, match=r"has 256 bytes; latents of .* have .*write them anew with data\.encode"):
+        next(iter(data.train.batches(batch_size=4)))
 
 
 def test_a_latent_pipeline_by_class_is_compressed_and_drawn_from_through_the_engine(dit_pipeline, tmp_path):
