@@ -41,6 +41,10 @@ def load_pipeline(
         task=DENOISING,
     )
     bundle = build_bundle(architecture, seed=0)
+    if is_conditional and bundle.model.no_class is None and label_dropout != LABEL_DROPOUT:
+        raise ValueError(
+            f'{folder.root}: the network has no class for "no class", so none can be left out; leave label_dropout out'
+        )
     state = {f"network.{name}": value for name, value in load_network(folder).state_dict().items()}
     load_state(bundle.model, state, where=str(folder.folder / folder.weights))
     return bundle

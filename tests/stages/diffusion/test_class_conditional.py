@@ -310,6 +310,9 @@ def test_a_pipeline_by_class_that_cannot_be_taken_is_refused_with_the_reason(tmp
     pipeline_of(tmp_path / "none", network=unet())
     with pytest.raises(ValueError, match="leave label_dropout out"):
         load(tmp_path / "none", label_dropout=0.3)
+    pipeline_of(tmp_path / "plain", network=unet(num_class_embeds=10))
+    with pytest.raises(ValueError, match=r'has no class for "no class".*leave label_dropout out'):
+        load(tmp_path / "plain", label_dropout=0.3)
     index = {"_class_name": "PixArtPipeline", "transformer": ["diffusers", "PixArtTransformer2DModel"]}
     (tmp_path / "none" / "model_index.json").write_text(json.dumps({**index, "tokenizer": ["transformers", "T5Tokenizer"]}))
     with pytest.raises(ValueError, match=r"prompts are not supported; pipelines with a UNet2DModel or .* are supported"):
