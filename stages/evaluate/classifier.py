@@ -78,7 +78,7 @@ def run(context: StageContext) -> StageResult:
     description = {
         "format": 1,
         "metrics": metrics,
-        "data": settings.data.identity(),
+        "data": data.identity or settings.data.identity(),
         "architecture": subject.bundle.architecture.name,
         "transforms": [spec.name for spec in subject.bundle.transforms],
         "size_of": "onnx" if subject.file else "safetensors" if packed is None else "packed",

@@ -88,7 +88,7 @@ def run(context: StageContext) -> StageResult:
     description = {
         "format": 1,
         "metrics": metrics,
-        "data": settings.data.identity(),
+        "data": data.identity or settings.data.identity(),
         "architecture": bundle.architecture.name,
         "transforms": [spec.name for spec in bundle.transforms],
         "size_of": size_of,

@@ -1,5 +1,7 @@
 """Data sets of images in whole workflows: what makes a key, what a plan says, what a run refuses."""
 
+import json
+
 import pytest
 
 from orchestrator.errors import PlanError
@@ -66,6 +68,8 @@ def test_a_packed_folder_feeds_every_stage_through_its_port(tmp_path, run_text, 
     plan = plan_text(written(PACKED, root))
     evaluation = workspace.artifacts.find("evaluate.classifier", plan.nodes["evaluate"].key)
     assert evaluation.metrics["num_samples"] == 6
+    described = json.loads(workspace.artifacts.open(evaluation).file("evaluation.json").read_text())
+    assert result.status.nodes["pack"].metrics["content_digest"] in described["data"], "else other data would compare as equal"
     write_image(root / "test" / "dog" / "001.png", 7)
     assert {node.status for node in plan_text(written(PACKED, root)).nodes.values()} == {Status.RUN}
 
