@@ -122,16 +122,21 @@ def _names(status: RunStatus, order: Sequence[str], state: str) -> list[str]:
 def _overrides(checked: api.CheckedWorkflow, failed: Sequence[str], text: str) -> list[str]:
     """`memory=8GiB` as overrides of every failed node, and of every node of a failed sweep."""
     name, equals, value = text.partition("=")
-    fields = [field for field in Resources.model_fields if field not in ("custom", "workers")]  # workers are part of the key
+    places = []
+    for node in failed:
+        sweep = checked.sweeps.get(node)
+        places += [f"{node}.nodes.{part}" for part in sweep.node.nodes] if sweep is not None else [node]
+    if name == "workers":
+        raise UsageError(
+            "--with-resources workers: with other workers a node is another artifact, and a retry makes the one that failed",
+            next_step=f"orchestrator submit {checked.loaded.file} --set {places[0]}.resources.{text}",
+        )
+    fields = [field for field in Resources.model_fields if field not in ("custom", "workers")]
     if not equals or (name not in fields and not name.startswith("custom.")):
         raise UsageError(
             f'--with-resources "{text}" is no resource; expected NAME=VALUE with a name of {", ".join(fields)}, custom.NAME',
             next_step="--with-resources memory=8GiB",
         )
-    places = []
-    for node in failed:
-        sweep = checked.sweeps.get(node)
-        places += [f"{node}.nodes.{part}" for part in sweep.node.nodes] if sweep is not None else [node]
     return [f"{place}.resources.{name}={value}" for place in places]
 
 

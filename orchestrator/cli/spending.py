@@ -57,6 +57,6 @@ def choose_means(shell: Shell, plan: api.Plan, *, budget: str | None, had: api.R
     if chosen is not None and chosen.usd is not None and not prices.are_known:
         raise UsageError(
             f"a budget of {chosen.usd:g} USD needs prices, and the profile has none",
-            next_step="usd_per_gpu_hour = ... in a profile (docs/cluster.md), or --budget 40gpuh",
+            next_step="orchestrator config set lab.usd_per_gpu_hour 2.5, then --profile lab; or --budget 40gpuh",
         )
     return Means(budget=chosen, prices=prices)

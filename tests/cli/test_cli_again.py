@@ -124,11 +124,19 @@ def test_retry_with_more_resources_makes_the_same_keys(cli: Cli, failed: str) ->
     assert request["overrides"] == ["broken.resources.memory=64MiB"]
 
 
-@pytest.mark.parametrize("resources", ["memory", "memoory=1GiB", "memory=big", "workers=2"])
+@pytest.mark.parametrize("resources", ["memory", "memoory=1GiB", "memory=big"])
 def test_retry_says_which_resources_there_are(cli: Cli, failed: str, resources: str) -> None:
     answer = cli("retry", failed, "--with-resources", resources)
     assert answer.code == 2
     assert "memory" in answer.err
+
+
+def test_retry_with_other_workers_says_why_not_and_how(cli: Cli, failed: str) -> None:
+    """They are a resource in the file, so "no resource" would be taken for a mistake of ours."""
+    answer = cli("retry", failed, "--with-resources", "workers=2")
+    assert answer.code == 2
+    assert "another artifact" in answer.err
+    assert "next: orchestrator submit once.yaml --set broken.resources.workers=2" in answer.err
 
 
 def test_retry_of_a_run_without_failures_says_so(cli: Cli, finished: str) -> None:

@@ -96,7 +96,7 @@ def test_the_budget_of_a_workflow_file_counts_and_changes_no_key(cli: Cli) -> No
 
 @pytest.mark.parametrize(
     ("flag", "said"),
-    [("40", "expected 40gpuh"), ("0gpuh", "expected 40gpuh"), ("5usd", "needs prices, and the profile has none")],
+    [("40", "expected 40gpuh"), ("0gpuh", "expected 40gpuh"), ("5usd", "next: orchestrator config set lab.usd_per_gpu_hour ")],
 )
 @pytest.mark.usefixtures("files")
 def test_a_budget_that_says_nothing_is_refused(cli: Cli, flag: str, said: str) -> None:
