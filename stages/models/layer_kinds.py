@@ -18,6 +18,12 @@ UNSUPPORTED = (
 """Layers with weights that have neither a mask nor a quantizer here."""
 
 
-def is_composed(layer: nn.Module) -> bool:
-    """Whether a layer's weight is made of several tensors, as weight norm does: no one of them is the weight."""
-    return parametrize.is_parametrized(layer, "weight") and not hasattr(layer.parametrizations.weight, "original")  # type: ignore[union-attr]
+def is_remade(layer: nn.Module) -> bool:
+    """Whether torch makes a layer's weight of other tensors before each use, as weight, spectral and orthogonal norm do.
+
+    Zeros and levels that are put into those would be others in the weight.
+    """
+    if not parametrize.is_parametrized(layer, "weight"):
+        return "weight" not in dict(layer.named_parameters(recurse=False))  # torch's older forms of these norms
+    steps = layer.parametrizations.weight  # type: ignore[union-attr]
+    return not hasattr(steps, "original") or any(type(step).__module__.startswith("torch.") for step in steps)  # type: ignore[union-attr]

@@ -25,7 +25,7 @@ from stages.models.fake_quant import (
     quantized_layers,
     weight_quantizer,
 )
-from stages.models.layer_kinds import UNSUPPORTED, is_composed
+from stages.models.layer_kinds import UNSUPPORTED, is_remade
 from stages.ops.quantizers import initial_weight_bounds, least_squares_bounds
 from stages.quantize.settings import PTQSettings, QATSettings
 
@@ -250,9 +250,9 @@ def _refuse_unsupported(name: str, layer: nn.Module, *, has_run: bool) -> None:
     computes_plainly = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward)
     if not computes_plainly and "Conv2dSame" not in (kind.__name__ for kind in type(layer).__mro__):
         raise ValueError(f"{name} is a {type(layer).__name__}, which changes its weight before use; {advice}")
-    if is_composed(layer):
+    if is_remade(layer):
         raise ValueError(
-            f"{name} has a weight made of several tensors (weight norm), and none of them can be rounded; {advice}"
+            f"{name} has a weight that is made of other tensors before each use (weight norm, spectral norm); {advice}"
         )
     if not has_run:
         raise ValueError(f"{name} did not run in a forward pass, so it has no inputs to set bounds from; {advice}")

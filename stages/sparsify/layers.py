@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stages.contract import StageContext
 from stages.data.base import Dataset, load_stage_data
 from stages.models.bundle import ModelBundle
-from stages.models.layer_kinds import UNSUPPORTED, is_composed
+from stages.models.layer_kinds import UNSUPPORTED, is_remade
 from stages.models.nm_mask import masked_layers, nm_summary
 from stages.ops.pattern import NMPattern, parse_pattern
 from stages.sparsify.settings import NMSettings
@@ -113,10 +113,10 @@ def select_layers(
                 f"{name} is a {type(layers[name]).__name__}, which changes its weight before use, so zeros would not "
                 "stay zeros; name it in dense_layers"
             )
-        if is_composed(layers[name]):
+        if is_remade(layers[name]):
             raise ValueError(
-                f"{name} has a weight made of several tensors (weight norm), and zeros in it would not stay zeros; name it in "
-                "dense_layers"
+                f"{name} has a weight that is made of other tensors before each use (weight norm, spectral norm), so zeros "
+                "would not stay zeros; name it in dense_layers"
             )
     if not chosen:
         raise ValueError(f"no layer is left to make {pattern} sparse; layers: {', '.join(layers) or 'none'}")

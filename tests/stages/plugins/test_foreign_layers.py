@@ -17,6 +17,8 @@ KINDS = {
     "MultiheadAttention": lambda: nn.MultiheadAttention(WIDTH, 4),
     "GRU": lambda: nn.GRU(WIDTH, WIDTH),
     "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)),
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH)),
+    "weight norm, spectral": lambda: nn.utils.spectral_norm(nn.Linear(WIDTH, WIDTH)),
 }
 
 
