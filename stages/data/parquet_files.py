@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from stages.data.places import folder_opener, shard_digests, shard_names
 from stages.data.shards import RowGroup
+from stages.data.tar_index import MAX_CLASSES
 
 FORMAT = 2
 
@@ -100,15 +101,18 @@ class ParquetFiles:
                 refuse_other_columns(place, footer.schema.to_arrow_schema(), layout)
                 for number in range(footer.num_row_groups):
                     rows = read_rows(opened, footer, number, layout=layout, place=name)
-                    digest, labels = rows.digest(), rows.labels.to_pylist()
+                    labels = rows.labels.to_pylist()
+                    wrong = next((label for label in labels if label is not None and not 0 <= label < MAX_CLASSES), None)
+                    if wrong is not None:
+                        raise ValueError(
+                            f"{place}, row group {number} has the label {wrong}; labels are classes, from 0 to "
+                            f"{MAX_CLASSES - 1} at most"
+                        )
+                    digest = rows.digest()
                     if digest is None or not labels:
                         raise ValueError(
                             f"{place}, row group {number}: of {len(rows)} rows {rows.images.null_count} have no encoded image "
                             f"and {rows.labels.null_count} no label; write files whose rows have both"
-                        )
-                    if min(labels) < 0:
-                        raise ValueError(
-                            f"{place}, row group {number} has the label {min(labels)}; labels are classes, counted from 0"
                         )
                     groups.append(RowGroup(rows=len(rows), digest=digest))
                     largest = max(largest, *labels)

@@ -153,7 +153,14 @@ def test_packed_they_are_the_same_wherever_they_lay(folder, tmp_path):
         ),
         ({"labels": [0, None, 1]}, r"train-1\.parquet, row group 0: of 3 rows 0 have no encoded image and 1 no label"),
         ({"images": [png(1), None, png(2)]}, r"row group 0: of 3 rows 1 have no encoded image and 0 no label"),
-        ({"labels": [0, -1, 1]}, r"train-1\.parquet, row group 0 has the label -1; labels are classes, counted from 0"),
+        (
+            {"labels": [0, -1, 1]},
+            r"train-1\.parquet, row group 0 has the label -1; labels are classes, from 0 to 999999 at most",
+        ),
+        (
+            {"labels": [0, 20_000_000, 1], "note": None},
+            r"row group 0 has the label 20000000; labels are classes, from 0 to 999999",
+        ),
         (
             {"labels": [0, 2, 1]},
             r"train-1\.parquet has the label 2, but there are 2 classes, so labels are 0 to 1; .*num_classes",
