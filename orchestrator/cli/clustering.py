@@ -8,7 +8,7 @@ import time
 from orchestrator import api
 from orchestrator.cli.asked import Asked, tell_left_out
 from orchestrator.cli.ending import tell_end
-from orchestrator.cli.following import EXIT_UNMET, detached, exit_code, watch
+from orchestrator.cli.following import EXIT_UNMET, detached, exit_code, left_alone, watch
 from orchestrator.cli.placing import Where
 from orchestrator.cli.shell import Shell
 from orchestrator.engine.code_package import code_package
@@ -45,13 +45,7 @@ def run_on_cluster(shell: Shell, plan: api.Plan, where: Where, asked: Asked) -> 
     else:
         run = _begin(shell, plan, where, jobs, asked)
         shell.say(f"run {run} is a job on {jobs.address}; this terminal is not needed for it")
-    if where.detach:
-        if shell.as_json:
-            shell.json_line({"type": "submitted", "run": run, "address": jobs.address})
-        next_commands = ("status {} --watch", "logs {}", "wait {}", "cancel {}")
-        shell.say("next:", *(f"   {shell.program} {command.format(run)}" for command in next_commands))
-        return 0
-    return _follow(shell, plan, run, jobs)
+    return left_alone(shell, run) if where.detach else _follow(shell, plan, run, jobs)
 
 
 def _the_same_run(workspace: api.Workspace, plan: api.Plan, address: str) -> str:

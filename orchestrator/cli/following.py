@@ -72,6 +72,16 @@ def watch(shell: Shell, status: RunStatus, *, look: Callable[[RunStatus], None] 
     return status
 
 
+def left_alone(shell: Shell, run: str) -> int:
+    """Name a run that the cluster has and that nobody here waits for (--detach), and the commands that look after it."""
+    if shell.as_json:
+        cluster = shell.workspace.ledger.request(run).content.get("cluster", {})
+        shell.json_line({"type": "submitted", "run": run, "address": cluster.get("address", "")})
+    next_commands = ("status {} --watch", "logs {}", "wait {}", "cancel {}")
+    shell.say("next:", *(f"   {shell.program} {command.format(run)}" for command in next_commands))
+    return 0
+
+
 def detached(shell: Shell, run: str) -> int:
     """After a first Ctrl-C: say that the run goes on, and for a moment take a second one as the wish that it stops."""
     try:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from orchestrator import api
 from orchestrator.cli.asked import Asked, tell_left_out
 from orchestrator.cli.ending import tell_end, tell_nothing_to_do
-from orchestrator.cli.following import EXIT_UNMET, exit_code, follow
+from orchestrator.cli.following import EXIT_UNMET, exit_code, follow, left_alone
 from orchestrator.cli.placing import Where
 from orchestrator.cli.shell import Shell
 from orchestrator.errors import AlreadySubmitted
 from orchestrator.report.plan_table import Means, plan_document, plan_lines
-from orchestrator.report.run_status import read_run_status
+from orchestrator.report.run_status import FINAL_STATES, read_run_status
 
 NOTHING_MORE = Asked()
 
@@ -30,7 +30,9 @@ def run_plan(shell: Shell, plan: api.Plan, *, where: Where, asked: Asked = NOTHI
             raise
         shell.say(f"submitted before with this idempotency key, as run {error.run}")
         tell_left_out(shell, asked, error.run)
-        return follow(shell, read_run_status(shell.workspace.store, error.run))
+        status = read_run_status(shell.workspace.store, error.run)
+        is_left = where.detach and status.state not in FINAL_STATES
+        return left_alone(shell, error.run) if is_left else follow(shell, status)
 
 
 def _run(shell: Shell, plan: api.Plan, *, where: Where, asked: Asked, means: Means) -> int:

@@ -146,6 +146,17 @@ def test_an_idempotency_key_holds_for_jobs_too(cli: Cli, stub: ClusterStub) -> N
     assert len(stub.jobs) == 1
 
 
+def test_a_submit_that_finds_its_key_taken_waits_for_nothing_where_it_was_asked_to_detach(cli: Cli, stub: ClusterStub) -> None:
+    """Two at the same moment: the second would sit in its terminal, or in a scheduler's slot, until the run has ended."""
+    asked = ("submit", "chain.yaml", "--detach", "--idempotency-key", "nightly")
+    assert cli(*asked, "--address", stub.url).code == 0
+    (run,) = runs()
+    answer = cli(*asked, "--address", stub.url.replace("127.0.0.1", "localhost"), "--json")
+    assert answer.code == 0
+    assert answer.lines[-1] == {"schema": 1, "type": "submitted", "run": run.id, "address": stub.url}
+    assert len(stub.jobs) == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
