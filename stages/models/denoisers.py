@@ -62,14 +62,21 @@ class Denoiser(nn.Module):
         scheduler: diffusers' DDPMScheduler: the noise of each timestep and the kind of prediction. Without state.
         clock: tells quantizers that keep bounds by timestep which ones the running forward pass is for.
         num_classes: that it draws; 0: it takes no labels.
-        no_class: the label that stands for "no class", with which drawing can be guided; None where the network has none.
+        no_class: the label that stands for "no class", with which drawing can be guided; None where the network has none, or
+            was made to be trained without it, so that it means nothing.
         label_dropout: share of the labels that training replaces by it, 0 where there is none.
     """
 
     output_name = "prediction"
 
     def __init__(
-        self, network: nn.Module, *, scheduler: Mapping[str, Any], num_classes: int = 0, label_dropout: float = 0.0
+        self,
+        network: nn.Module,
+        *,
+        scheduler: Mapping[str, Any],
+        num_classes: int = 0,
+        label_dropout: float = 0.0,
+        knows_no_class: bool = True,
     ) -> None:
         super().__init__()
         from diffusers import DDPMScheduler
@@ -79,7 +86,8 @@ class Denoiser(nn.Module):
         self.clock = Clock(int(self.scheduler.config.num_train_timesteps))
         is_dit = type(network).__name__ == "DiTTransformer2DModel"
         self.num_classes = num_classes
-        self.no_class = num_classes if num_classes and (is_dit or _num_rows(network) > num_classes) else None
+        has_no_class = knows_no_class and num_classes > 0 and (is_dit or _num_rows(network) > num_classes)
+        self.no_class = num_classes if has_no_class else None
         self.label_dropout = label_dropout if self.no_class is not None else 0.0
         config: Any = network.config
         self.tells_variance = config.out_channels == 2 * config.in_channels  # then the second half, which no sampler here takes
@@ -149,7 +157,7 @@ def find_denoiser(
     if class_names:
         number = len(class_names)
         whole["network"] |= {"num_embeds_ada_norm": number} if is_dit else {"num_class_embeds": number + 1}
-        whole["label_dropout"] = label_dropout
+        whole |= {"label_dropout": label_dropout, **({} if label_dropout else {"knows_no_class": False})}
     return Architecture(
         builder="diffusers", name=name, arguments=whole, input_spec=input_spec, class_names=class_names, task=DENOISING
     )
@@ -182,4 +190,5 @@ def build_denoiser(name: str, arguments: Mapping[str, Any], *, num_classes: int 
         scheduler=arguments["scheduler"],
         num_classes=num_classes,
         label_dropout=arguments.get("label_dropout", 0.0),
+        knows_no_class=arguments.get("knows_no_class", True),
     )

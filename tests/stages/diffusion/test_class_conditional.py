@@ -319,6 +319,18 @@ def test_a_pipeline_by_class_that_cannot_be_taken_is_refused_with_the_reason(tmp
         load(tmp_path / "none")
 
 
+@pytest.mark.parametrize("name", ["unet_micro", "dit_micro"])
+def test_a_model_that_no_label_is_left_out_for_cannot_be_guided(name):
+    """Its embedding of "no class" is never trained: guidance would push away from noise."""
+    model = denoiser_of(name, label_dropout=0.0).model
+    assert model.no_class is None
+    with pytest.raises(ValueError, match="which training with label_dropout gives"):
+        sample_images(
+            model, scheduler=model.scheduler, shape=(1, 8, 8), num_images=2, num_steps=2, labels=torch.tensor([0, 1]),
+            no_class=model.no_class, guidance_scale=2.0,
+        )  # fmt: skip
+
+
 def test_settings_of_classes_that_would_do_nothing_are_refused():
     with pytest.raises(ValidationError, match="class_conditional: true, or leave it out"):
         DiffusionSettings(**TINY_DENOISER, label_dropout=0.2)
