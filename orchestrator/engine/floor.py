@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.executors.base import UNBOUNDED_BYTES, MachineShape
 from orchestrator.workflow.spec import Resources
 
 EPSILON = 1e-9
@@ -191,7 +191,7 @@ def describe(amounts: Mapping[str, float]) -> str:
     texts = [
         f"{amount / 2**30:.1f} GiB of memory" if name == "memory" else f"{amount:g} {name}"
         for name, amount in amounts.items()
-        if amount
+        if 0 < amount < UNBOUNDED_BYTES
     ]
     return ", ".join(texts) or "nothing"
 

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.engine.executors.base import MachineShape
+from orchestrator.engine.executors.base import UNBOUNDED_BYTES, MachineShape
 from orchestrator.engine.executors.simulated import Outage, SimulatedCluster, random_attempts, random_outages
 from orchestrator.engine.gpu_memory import GpuPeak
 from orchestrator.engine.meter import hours_of
@@ -283,13 +283,12 @@ class _Drive:
 
 
 def _shapes(cluster: ClusterSpec) -> list[MachineShape]:
-    unbounded = 2**60
     return [
         MachineShape(
             name=f"{kind_number}-{number}",
             cpus=kind.cpus,
             gpus=kind.gpus,
-            memory_bytes=kind.memory or unbounded,
+            memory_bytes=kind.memory or UNBOUNDED_BYTES,
             gpu_memory_bytes=kind.gpu_memory or 0,
             custom=kind.custom,
         )

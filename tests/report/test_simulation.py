@@ -149,8 +149,9 @@ def test_nodes_without_a_record_are_named_and_never_guessed(plan_text, workspace
 
 def test_a_node_that_fits_no_machine_is_told(plan_text, workspace) -> None:
     text = "version: 1\nname: w\nnodes:\n  a: {stage: probe.echo, resources: {gpus: 1}}\n"
-    with pytest.raises(PlanError, match="can never run here"):
+    with pytest.raises(PlanError, match="can never run here") as caught:
         run_on(plan_text(text), workspace, seconds={"a": "1h"})
+    assert "memory" not in caught.value.message, "nobody has said how much there is"
 
 
 @pytest.mark.parametrize(

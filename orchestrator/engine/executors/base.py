@@ -11,6 +11,9 @@ from typing import Protocol
 from orchestrator.engine.work import Outcome, Work
 from orchestrator.workflow.spec import Resources
 
+UNBOUNDED_BYTES = 2**60
+"""Memory of a machine of which nobody has said how much it has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MachineShape:
