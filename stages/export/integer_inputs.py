@@ -59,32 +59,44 @@ class _Clipped(nn.Module):
 
 
 class _Scaled(nn.Module):
-    """A layer's input over the largest bound of its group of timesteps, and its output multiplied by that again."""
+    """A layer's input within the bounds of its group of timesteps, over the larger of them; its output times that again."""
 
     reach: Tensor
+    lowest: Tensor
+    highest: Tensor
     bias: Tensor | None
 
     def __init__(self, grid: InputGrid, *, bias: Tensor | None) -> None:
         super().__init__()
         self.grid = grid
         self.register_buffer("reach", torch.maximum(grid.lower.abs(), grid.upper.abs()))
+        self.register_buffer("lowest", grid.lower / self.reach)
+        self.register_buffer("highest", grid.upper / self.reach)
         self.register_buffer("bias", bias)
-        self.ends = float((grid.lower / self.reach).min()), float((grid.upper / self.reach).max())
+        # Ends that all groups share need no operator of their own: see `_Clipped`.
+        self.ends = float(self.lowest.min()), float(self.highest.max())
+        self.shares_lowest = bool((self.lowest == self.lowest[0]).all())
+        self.shares_highest = bool((self.highest == self.highest[0]).all())
 
     def forward(self, value: Tensor) -> Tensor:
         if self.grid.bits < INTEGER_BITS:
             value = self.grid(value)
-            return value / self.reach_of(value)
-        return (value / self.reach_of(value)).clamp(*self.ends)
+            return value / self._of_group(self.reach, value)
+        value = value / self._of_group(self.reach, value)
+        if not self.shares_lowest:
+            value = torch.maximum(value, self._of_group(self.lowest, value))
+        if not self.shares_highest:
+            value = torch.minimum(value, self._of_group(self.highest, value))
+        return value.clamp(*self.ends)
 
     def scale_back(self, product: Tensor) -> Tensor:
-        whole = product * self.reach_of(product)
+        whole = product * self._of_group(self.reach, product)
         return whole if self.bias is None else whole + self.bias
 
-    def reach_of(self, value: Tensor) -> Tensor:
-        """r_g of each entry, (B, 1, ...)."""
+    def _of_group(self, numbers: Tensor, value: Tensor) -> Tensor:
+        """For each entry of `value` the number of its group, (B, 1, ...)."""
         assert self.grid.groups is not None
-        return self.reach[self.grid.groups.index(value)].reshape(-1, *(1 for _ in value.shape[1:]))
+        return numbers[self.grid.groups.index(value)].reshape(-1, *(1 for _ in value.shape[1:]))
 
 
 def _scale_back(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

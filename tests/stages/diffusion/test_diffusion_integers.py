@@ -124,6 +124,22 @@ def test_with_bounds_by_group_of_timesteps_layers_see_each_image_over_its_own_bo
     assert max(float(value.abs().max()) for value in seen) <= 1
 
 
+def test_each_image_is_clipped_to_the_bounds_of_its_own_group(exported):
+    ready = fold_bundle(load_bundle(exported[0]))
+    grids = {name: layer.input_quantizer for name, layer in ready.named_modules() if hasattr(layer, "input_quantizer")}
+    leave_rounding_to_operators(ready)
+    ready.clock.timesteps = torch.tensor([5, 300, 600, 999])
+    differs = False
+    for name, grid in grids.items():
+        layer = ready.get_submodule(name)
+        lower, upper = (bound.detach()[:, None].expand(4, 9) for bound in (grid.lower, grid.upper))
+        value = torch.linspace(-2, 2, 9) * torch.maximum(lower.abs(), upper.abs())
+        given = layer.input_quantizer(value) * torch.maximum(lower.abs(), upper.abs())
+        torch.testing.assert_close(given, torch.clamp(value, lower, upper))
+        differs = differs or not layer.input_quantizer.shares_lowest
+    assert differs, "no layer shows it"
+
+
 def test_a_restorer_runs_on_integers(tmp_path):
     model = saved(
         build_bundle(find_restorer("vdsr_micro", {"width": 16}, input_spec=SPEC, scale=2), seed=0), tmp_path / "model"
