@@ -5,7 +5,8 @@ linear, so it can be given its input over the largest bound of the image's group
 
     layer(x) = r_g W (x / r_g) + bias,   r_g = max(|lower_g|, |upper_g|)
 
-Every group then fills the one range, at the price of two products and a sum of floats. Knows no file format.
+Every group then fills the one range, at the price of two products, a sum and up to two comparisons of floats.
+Knows no file format.
 """
 
 from __future__ import annotations
