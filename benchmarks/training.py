@@ -57,6 +57,8 @@ CASES: dict[str, tuple[dict[str, Any], int, int]] = {  # model: data, epochs on 
 }
 BATCH_SIZE, LEARNING_RATE = 64, 3e-3
 NUM_IMAGES, SIDE = 600, 160
+GPU_FILE = "training_gpu.json"
+"""Taken for figures of a GPU by `results.py`."""
 Action = Callable[[], "Measured"]
 
 
@@ -68,6 +70,8 @@ def main() -> int:
     parser.add_argument("--parts", default="loop,folder,parquet")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     asked = parser.parse_args()
+    if asked.json is not None and asked.json.name == GPU_FILE and asked.device == "cpu":
+        parser.error(f"{GPU_FILE} is for figures of a GPU, and there is none here; name another file")
     torch.set_num_threads(1 if asked.device == "cpu" else os.cpu_count() or 1)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

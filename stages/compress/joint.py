@@ -37,6 +37,7 @@ from stages.models.token_reduction import apply_schedule, refuse_model
 from stages.models.zoo import build_network
 from stages.ops.counting import count_compute
 from stages.ops.pattern import NMPattern, parse_pattern
+from stages.ops.seeding import prepare_process
 from stages.ops.token_budget import TokenSchedule
 from stages.quantize.layers import attach_quantizers, layers_asked
 from stages.quantize.lts import Freezing, measure_backward_saving
@@ -50,7 +51,6 @@ from stages.training.hooks import ParameterGroup, TrainingHook
 from stages.training.loop import train
 from stages.training.losses import Loss, cross_entropy_loss
 from stages.training.model_artifact import deliver_model, receive_model
-from stages.training.seeding import prepare_process
 
 STAGE = "compress.joint"
 

@@ -22,12 +22,12 @@ from stages.compress_tokens.settings import DiffRateSettings
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_stage_data
 from stages.models.token_reduction import apply_schedule, refuse_model
+from stages.ops.seeding import prepare_process
 from stages.ops.token_budget import ViTShape
 from stages.training.evaluation import evaluate_top1
 from stages.training.loop import train
 from stages.training.losses import cross_entropy_loss
 from stages.training.model_artifact import deliver_model, receive_model
-from stages.training.seeding import prepare_process
 
 BUDGET_TOLERANCE = 0.02
 

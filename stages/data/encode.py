@@ -20,6 +20,7 @@ from stages.data.shard_writer import ShardWriter, write_manifest
 from stages.data.shards import Manifest, Shard
 from stages.ops.autoencoder import Autoencoder, open_autoencoder
 from stages.ops.image_quality import psnr_db
+from stages.ops.seeding import prepare_process
 from stages.ops.seeds import derive_seed
 
 IMAGES_AT_ONCE = 64
@@ -34,9 +35,9 @@ def encode(context: StageContext) -> StageResult:
     """
     settings = context.settings
     assert isinstance(settings, EncodeSettings)
-    torch.set_num_threads(context.num_threads)
+    device = prepare_process(context)
     data = load_stage_data(context)
-    autoencoder = open_autoencoder(Path(settings.pipeline), pixels=data.input_spec, device=context.device)
+    autoencoder = open_autoencoder(Path(settings.pipeline), pixels=data.input_spec, device=device)
     splits: dict[Literal["train", "test"], Split] = {"train": data.train}
     if data.test.num_samples:
         splits["test"] = data.test

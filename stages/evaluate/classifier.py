@@ -28,8 +28,8 @@ from stages.models.bundle import WEIGHTS_FILE, ModelBundle, fold_bundle, save_bu
 from stages.models.measures import measure_model, model_digest
 from stages.models.packed import load_packed
 from stages.ops.onnx_file import open_session, run_session, write_onnx
+from stages.ops.seeding import prepare_process
 from stages.training.model_artifact import receive_model
-from stages.training.seeding import prepare_process
 
 SMALLER_BELOW, LARGER_ABOVE = 0.98, 1.02
 SLOWER_BELOW, FASTER_FROM = 0.97, 1.03

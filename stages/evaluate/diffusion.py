@@ -29,8 +29,8 @@ from stages.models.diffusion_sampler import even_labels, sample_images
 from stages.models.measures import measure_model, model_digest
 from stages.ops.autoencoder import Autoencoder, open_autoencoder
 from stages.ops.frechet import frechet_distance
+from stages.ops.seeding import prepare_process
 from stages.training.model_artifact import receive_model
-from stages.training.seeding import prepare_process
 from stages.training.tasks.base import task_of
 from stages.training.tasks.denoising import denoiser_of
 

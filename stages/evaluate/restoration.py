@@ -17,8 +17,8 @@ from stages.evaluate.restoration_settings import RestorationSettings
 from stages.evaluate.subject import open_subject
 from stages.models.measures import measure_model
 from stages.ops.image_quality import psnr_of, squared_error, ssim
+from stages.ops.seeding import prepare_process
 from stages.training.model_artifact import receive_model
-from stages.training.seeding import prepare_process
 from stages.training.tasks.restoration import degraded_by, to_unit
 
 GRID_FILE = "samples.png"

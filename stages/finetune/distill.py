@@ -5,11 +5,11 @@ from __future__ import annotations
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_stage_data
 from stages.finetune.settings import DistillSettings
+from stages.ops.seeding import prepare_process
 from stages.training.evaluation import evaluate_top1
 from stages.training.loop import train
 from stages.training.losses import distillation_loss
 from stages.training.model_artifact import deliver_model, receive_model
-from stages.training.seeding import prepare_process
 
 
 def finetune_distill(context: StageContext) -> StageResult:

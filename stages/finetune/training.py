@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_stage_data
+from stages.ops.seeding import prepare_process
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model, receive_model
-from stages.training.seeding import prepare_process
 from stages.training.settings import CompiledTrainingSettings
 from stages.training.tasks.base import task_of
 

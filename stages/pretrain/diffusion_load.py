@@ -9,11 +9,11 @@ from stages.data.base import load_stage_data
 from stages.models.bundle import build_bundle
 from stages.models.diffusion_pipeline import load_pipeline
 from stages.ops.diffusion_folder import find_pipeline
+from stages.ops.seeding import prepare_process
 from stages.ops.seeds import derive_seed
 from stages.pretrain.architectures import architecture_of
 from stages.pretrain.diffusion_settings import LoadDiffusionSettings
 from stages.pretrain.load import deliver_loaded
-from stages.training.seeding import prepare_process
 
 
 def load_diffusion(context: StageContext) -> StageResult:

@@ -9,12 +9,12 @@ from stages.data.base import Dataset, load_stage_data
 from stages.models.bundle import ModelBundle, load_bundle
 from stages.models.weights import load_named, load_tensors
 from stages.models.zoo import build_network
+from stages.ops.seeding import prepare_process
 from stages.ops.seeds import derive_seed
 from stages.ops.weights_file import read_weights
 from stages.pretrain.architectures import architecture_of
 from stages.pretrain.settings import LoadSettings, TransferSettings
 from stages.training.model_artifact import deliver_measured
-from stages.training.seeding import prepare_process
 from stages.training.tasks.base import task_of
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_stage_data
 from stages.models.bundle import build_bundle
+from stages.ops.seeding import prepare_process
 from stages.ops.seeds import derive_seed
 from stages.pretrain.architectures import architecture_of
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model
-from stages.training.seeding import prepare_process
 from stages.training.settings import CompiledTrainingSettings
 from stages.training.tasks.base import task_of
 

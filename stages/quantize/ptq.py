@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from stages.contract import StageContext, StageResult
 from stages.data.base import load_stage_data
+from stages.ops.seeding import prepare_process
 from stages.ops.seeds import derive_seed
 from stages.quantize.layers import attach_quantizers, layers_asked
 from stages.quantize.settings import PTQSettings
 from stages.quantize.training import grid_metrics
 from stages.training.model_artifact import deliver_measured, receive_model
-from stages.training.seeding import prepare_process
 from stages.training.tasks.base import task_of
 
 

@@ -12,6 +12,7 @@ from stages.contract import StageContext, StageResult
 from stages.data.base import Batch, Dataset, load_stage_data
 from stages.models.bundle import ModelBundle
 from stages.models.fake_quant import float_weight, quantized_layers
+from stages.ops.seeding import prepare_process
 from stages.ops.seeds import derive_seed
 from stages.quantize.layers import attach_quantizers, bound_parameters, layers_asked, quantizers_of, refuse_crossed_bounds
 from stages.quantize.settings import QATSettings
@@ -19,7 +20,6 @@ from stages.training.hooks import TrainingHook
 from stages.training.loop import train
 from stages.training.model_artifact import deliver_model, receive_model
 from stages.training.schedules import rates_at
-from stages.training.seeding import prepare_process
 from stages.training.tasks.base import task_of
 
 

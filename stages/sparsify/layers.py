@@ -16,9 +16,9 @@ from stages.models.bundle import ModelBundle
 from stages.models.layer_kinds import UNSUPPORTED, is_remade
 from stages.models.nm_mask import masked_layers, nm_summary
 from stages.ops.pattern import NMPattern, parse_pattern
+from stages.ops.seeding import prepare_process
 from stages.sparsify.settings import NMSettings
 from stages.training.model_artifact import receive_model
-from stages.training.seeding import prepare_process
 from stages.training.tasks.base import Score, Task, task_of
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from stages.contract import Cancelled, StageContext, Throttle, TrainingDiverged
 from stages.data.augmentation import shift_images
 from stages.data.base import Batch, Dataset
+from stages.ops.seeding import prepare_process, random_state, restore_random_state, seed_generators
 from stages.ops.seeds import derive_seed
 from stages.training.averaging import WeightAverage
 from stages.training.hooks import TrainingHook
@@ -27,7 +28,6 @@ from stages.training.losses import Loss
 from stages.training.optimizer import NamedOptimizer
 from stages.training.parallel import ParallelGroup
 from stages.training.schedules import Rates, rates_at
-from stages.training.seeding import prepare_process, random_state, restore_random_state, seed_generators
 from stages.training.settings import TrainingSettings
 from stages.training.state_file import read_state, write_state
 from stages.training.step import OptimizerStep

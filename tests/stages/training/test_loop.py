@@ -11,13 +11,13 @@ from torch import nn
 from stages.contract import Cancelled, TrainingDiverged, local_context
 from stages.data.base import load_dataset
 from stages.data.settings import SyntheticData
+from stages.ops.seeding import prepare_process
 from stages.training.averaging import WeightAverage
 from stages.training.evaluation import evaluate_top1
 from stages.training.hooks import ParameterGroup, TrainingHook
 from stages.training.loop import train
 from stages.training.optimizer import NamedOptimizer
 from stages.training.schedules import Rates
-from stages.training.seeding import prepare_process
 from stages.training.settings import TrainingSettings
 
 SOURCE = SyntheticData(num_train=48, num_test=20, num_classes=4, noise=0.3)

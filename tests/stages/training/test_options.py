@@ -12,11 +12,11 @@ from torch.nn import functional
 from stages.contract import Cancelled, local_context
 from stages.data.base import load_dataset
 from stages.data.settings import SyntheticData
+from stages.ops.seeding import prepare_process
 from stages.training import step as step_module
 from stages.training.hooks import TrainingHook
 from stages.training.loop import train
 from stages.training.schedules import rates_at
-from stages.training.seeding import prepare_process
 from stages.training.settings import CompiledTrainingSettings, TrainingSettings
 
 SOURCE = SyntheticData(num_train=48, num_test=20, num_classes=4, noise=0.3)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.ops.seeding import random_state, restore_random_state, seed_generators
 from stages.training.losses import cross_entropy_loss, distillation_loss, soft_target_loss
 from stages.training.schedules import rates_at
-from stages.training.seeding import random_state, restore_random_state, seed_generators
 from stages.training.settings import TrainingSettings
 from stages.training.state_file import read_state, write_state
 

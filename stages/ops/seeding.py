@@ -1,4 +1,4 @@
-"""Puts a process into a known state before a stage trains: threads, number formats, random generators.
+"""Puts a process into a known state before a stage computes: threads, number formats, random generators.
 
 Processes are reused for many stages, so whatever an earlier stage left behind is set back here, in one place.
 """
@@ -22,7 +22,7 @@ def prepare_process(context: StageContext) -> torch.device:
     loads data or builds a model; `train` calls it again, so that what happened in between does not matter.
 
     Returns:
-        The device to train on.
+        The device to compute on.
     """
     device = torch.device(context.device)
     torch.set_num_threads(context.num_threads)
