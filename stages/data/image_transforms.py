@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import default_collate
 
 import stages.ops.torchvision_compat  # noqa: F401 - timm does not import without it
 from stages.data.image_settings import Augmentation, ImageData
@@ -117,7 +118,8 @@ class Decoder:
                 labels.append(sample.label)
             if not images:
                 raise ValueError(f"not one image of a batch can be decoded, from {broken[0]} to {broken[-1]}")
-            stacked, target = torch.stack(images), torch.tensor(labels, dtype=torch.int64)
+            # In a decoding process this stacks in the memory that it shares, which saves a copy of the batch.
+            stacked, target = default_collate(images), torch.tensor(labels, dtype=torch.int64)
             if batch.seed is not None and self.mix is not None:
                 _seed_generators(batch.seed)
                 even = len(stacked) // 2 * 2  # images are mixed in pairs; a broken one may leave an odd one over
