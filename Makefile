@@ -1,7 +1,7 @@
 # make demo   installs into .venv and runs the main workflow
 # make test   the whole suite, in the same environment
 # make check  the gate: format, lint, types, import directions, fast tests
-# make recipes  the workflows for ImageNet with their full-size networks, on tiny data (about 5 minutes)
+# make recipes  the workflows for ImageNet with their full-size networks, on tiny data (6 minutes of one core)
 # make chaos  kills and faults of every kind, counted (about 20 minutes)      make bench  the engine benchmark
 
 PYTHON ?= python3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -101,10 +102,12 @@ class ShardImages(GroupedImages):
 
     def all_labels(self) -> Tensor:
         """See `GroupedImages`: reads the shards' column of labels alone."""
+        rows: Counter[str] = Counter()
+        for place in self.groups:
+            rows[place.file] += place.group.rows
         columns = []
-        for file in dict.fromkeys(place.file for place in self.groups):
+        for file, expected in rows.items():
             columns.append(self._labels_of(file))
-            expected = sum(place.group.rows for place in self.groups if place.file == file)
             if len(columns[-1]) != expected:
                 raise ValueError(
                     f"{self._named(file)} has {len(columns[-1])} labels and is not {self.said}, {expected}: it was changed or "
